@@ -1,0 +1,1 @@
+//! Bindings to the NVIDIA Video Encoder API, loaded at run time.

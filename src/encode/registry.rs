@@ -1,0 +1,1 @@
+//! The candidates, in order of preference.

@@ -1,0 +1,1 @@
+//! 7. Access units to the wire. Bytes only.

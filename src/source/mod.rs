@@ -1,0 +1,125 @@
+//! 1. Where frames come from.
+
+use std::time::Instant;
+
+use crate::frame::{FrameInfo, Snapshot, SurfaceLease};
+
+/// A place that frames come from, driven by the ingest thread.
+pub trait FrameSource {
+    /// Waits for the next thing to happen, until `deadline`.
+    ///
+    /// A frame is read into a surface that `surfaces` gives. Whatever is wrong with one frame is
+    /// counted and the frame left out; an error ends the run.
+    ///
+    /// # Errors
+    ///
+    /// If the source can never work: no permission, an impossible name.
+    fn next(
+        &mut self,
+        deadline: Instant,
+        surfaces: &mut dyn SurfaceSource,
+    ) -> Result<SourceEvent, SourceError>;
+
+    /// What the source has counted so far.
+    fn counters(&self) -> &std::sync::Arc<SourceCounters>;
+}
+
+/// Who knows which surfaces a frame can be read into: the ingest stage, which has them from the
+/// encoder.
+pub trait SurfaceSource {
+    /// A free surface for such a frame. May wait for an encoder to open when the shape is new.
+    /// `None` is counted as [`SourceCounters::no_surface`].
+    fn surface_for(&mut self, info: &FrameInfo) -> Option<SurfaceLease>;
+}
+
+/// What `FrameSource::next` saw.
+#[derive(Debug)]
+// A frame is the ordinary event; boxing it would allocate on the path.
+#[allow(clippy::large_enum_variant)]
+pub enum SourceEvent {
+    Frame(Snapshot),
+    /// A new epoch has begun (its first frame follows as an event of its own).
+    Reset,
+    /// The producer is not there (any more); it may come back.
+    Offline,
+    /// Nothing until the deadline.
+    Idle,
+    /// No more frames, ever.
+    End,
+}
+
+macro_rules! counters {
+    ($(#[$outer:meta])* $name:ident { $($(#[$meta:meta])* $field:ident,)* }) => {
+        $(#[$outer])*
+        #[derive(Debug, Default)]
+        pub struct $name { $($(#[$meta])* pub $field: std::sync::atomic::AtomicU64,)* }
+        impl $name {
+            /// Name and value of every counter, in the order of the path.
+            pub fn values(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                // Relaxed: read for reports only.
+                [$((stringify!($field), self.$field.load(std::sync::atomic::Ordering::Relaxed)),)*]
+                    .into_iter()
+            }
+        }
+    };
+}
+#[allow(unused_imports)] // for the other stages' counters
+pub(crate) use counters;
+
+counters! {
+    /// Everything that can become of an announced frame before it is queued.
+    SourceCounters {
+        /// Sync messages that arrived, of whatever kind.
+        notices,
+        /// Not a sync message: length, magic or version.
+        bad_notices,
+        /// Sync messages of another producer's label.
+        foreign_labels,
+        /// Frames read coherently and handed on.
+        frames,
+        /// Frame ids that were never looked at: newer ones were there first, or notices were lost.
+        skipped,
+        /// The frame was already taken with an earlier notice.
+        duplicates,
+        /// Metadata that cannot be parsed or does not fit the region.
+        bad_metadata,
+        /// A format that is valid but cannot be encoded (depth other than U8).
+        unsupported,
+        /// Region not there, empty, or being initialised (version 0.0).
+        not_ready,
+        /// Metadata changed while the payload was read.
+        torn_metadata,
+        /// A tear sentinel changed while the payload was read.
+        torn_payload,
+        /// The read ended so late in the frame interval that it proves nothing.
+        too_late,
+        /// The region shrank under the read.
+        shrunk,
+        /// No surface was free, or the encoder is not open.
+        no_surface,
+        /// A surface refused the frame.
+        unfilled,
+        /// Discontinuities: resets, ids or times going back, producers restarted.
+        epochs,
+        /// Times the segment was opened anew.
+        reopens,
+        /// Cache lines read for tear detection, beside the one pass over the payload.
+        sentinel_lines,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("{flag} {value}: {reason}")]
+    Name {
+        flag: &'static str,
+        value: String,
+        reason: String,
+    },
+    #[error("shared memory segment {name}: {reason}")]
+    Segment { name: String, reason: String },
+    #[error("sync socket {endpoint}: {reason}")]
+    Sync { endpoint: String, reason: String },
+    #[error("{path}: {reason}")]
+    File { path: String, reason: String },
+}
