@@ -29,5 +29,7 @@ pub mod sink;
 
 pub mod pipeline;
 
+pub mod offline;
+
 pub mod time;
 pub mod trace;

@@ -1,0 +1,4 @@
+//! SVO2 recordings to MP4: a reader, a decoder, the rectified view, and a file writer around the
+//! same encoders as the streamer's.
+
+pub mod svo;
