@@ -5,6 +5,7 @@ pub mod annexb;
 pub mod nal;
 pub mod params;
 pub mod rbsp;
+pub mod sei;
 pub mod sps;
 
 pub use access_unit::{AccessUnit, AccessUnitPool};
