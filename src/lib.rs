@@ -31,5 +31,7 @@ pub mod pipeline;
 
 pub mod offline;
 
+pub mod cli;
+
 pub mod time;
 pub mod trace;

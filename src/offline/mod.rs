@@ -2,7 +2,16 @@
 //! same encoders as the streamer's.
 
 pub mod calibration;
+pub mod clock;
+pub mod colour;
+pub mod convert;
 pub mod decode;
+pub mod encode;
+pub mod error;
+pub mod mp4;
+pub mod output;
 pub mod picture;
+pub mod progress;
 pub mod rectify;
 pub mod svo;
+pub mod view;

@@ -6,7 +6,7 @@ mod map;
 mod matrix;
 
 use super::calibration::{Distortion, Eye, StereoCalibration};
-pub use map::RectifyMap;
+pub use map::{EyeArea, PlaneKind, RectifyMap};
 use matrix::{Matrix, Vector};
 
 /// Left or right.

@@ -1,0 +1,3 @@
+//! What the user typed.
+
+pub mod offline;
