@@ -58,24 +58,24 @@ pub enum CalibrationError {
     Fisheye { path: PathBuf },
 }
 
-/// The places where the calibration of the camera `serial` may be, in order.
-///
-/// `given` is the `--calibration` of the user, a file or a folder; then nothing else is tried.
+/// The places where the calibration of the camera `serial` may be, in order: `given`, the
+/// `--calibration` of the user, which is a file or a folder; the recording's folder and its parent;
+/// the settings of the ZED SDK.
 pub fn places(given: Option<&Path>, recording: &Path, serial: Option<u32>) -> Vec<PathBuf> {
     let name = serial.map(|serial| format!("SN{serial}.conf"));
-    if let Some(given) = given {
-        return match name {
-            Some(name) if given.is_dir() => vec![given.join(name)],
-            _ => vec![given.to_owned()],
-        };
+    let mut places = Vec::new();
+    match (given, &name) {
+        (Some(given), Some(name)) if given.is_dir() => places.push(given.join(name)),
+        (Some(given), _) => places.push(given.to_owned()),
+        (None, _) => {}
     }
-    let Some(name) = name else { return Vec::new() };
+    let Some(name) = name else { return places };
     let folder = recording.parent().unwrap_or(Path::new(""));
     let parent = folder
         .canonicalize()
         .ok()
         .and_then(|path| path.parent().map(Path::to_owned));
-    let mut places = vec![folder.join(&name)];
+    places.push(folder.join(&name));
     places.extend(parent.map(|parent| parent.join(&name)));
     places.push(Path::new(SDK_SETTINGS).join(&name));
     places
@@ -482,7 +482,8 @@ mod tests {
         assert!(found[1].ends_with("SN7.conf") && !found[1].starts_with(&inner));
         assert_eq!(found[2], Path::new("/usr/local/zed/settings/SN7.conf"));
         let given = places(Some(dir.path()), &recording, Some(7));
-        assert_eq!(given, [dir.path().join("SN7.conf")]);
+        assert_eq!(given[0], dir.path().join("SN7.conf"));
+        assert_eq!(given[1..], found);
         let missing = StereoCalibration::find(&given, Some(7), (1280, 720))
             .unwrap_err()
             .to_string();

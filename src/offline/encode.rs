@@ -218,8 +218,11 @@ impl Stage<'_> {
         let pool = self.encoder.surfaces();
         let lend = || {
             while let Some(surface) = pool.take() {
-                // The feed has ended; its last pictures may still be on their way.
-                let _ = free.send(surface);
+                // The feed has ended; its last pictures may still be on their way. What could not
+                // be sent is back in the pool.
+                if free.send(surface).is_err() {
+                    return;
+                }
             }
         };
         lend();

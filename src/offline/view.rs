@@ -108,9 +108,17 @@ impl View {
             return Ok((raw, None));
         }
         let places = places(request.calibration.as_deref(), path, serial);
-        let found = StereoCalibration::find(&places, serial, (width, height));
-        // A file that was named by the user must be there.
-        let insists = request.choice.needs_calibration() || request.calibration.is_some();
+        // A file that the user names must be there; a folder may hold those of other cameras.
+        let named = request
+            .calibration
+            .as_ref()
+            .is_some_and(|path| !path.is_dir());
+        let named_places = match named {
+            true => &places[..1],
+            false => &places[..],
+        };
+        let found = StereoCalibration::find(named_places, serial, (width, height));
+        let insists = request.choice.needs_calibration() || named;
         let map = match found {
             Ok(calibration) => Rectification::of(&calibration, side)
                 .and_then(|rectification| RectifyMap::new(&rectification, area)),
@@ -288,7 +296,13 @@ mod tests {
             "{warning}"
         );
         assert!(open(ViewChoice::LeftRectified, None).is_err());
-        assert!(open(ViewChoice::Left, Some(dir.path().to_owned())).is_err());
+        assert!(
+            open(ViewChoice::Left, Some(dir.path().to_owned()))
+                .unwrap()
+                .1
+                .is_some()
+        );
+        assert!(open(ViewChoice::Left, Some(dir.path().join("typo.conf"))).is_err());
         let conf = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/data/svo2/calib/SN31000001.conf"
