@@ -1,7 +1,7 @@
 //! The times of the pictures in the MP4, from the times of the recording.
 
-use std::time::Duration;
-
+use super::timeline::offset_ns;
+use crate::encode::FrameRate;
 use crate::time::MediaTime;
 
 /// `--timing`.
@@ -18,17 +18,17 @@ pub enum Timing {
 #[derive(Debug)]
 pub struct FrameClock {
     timing: Timing,
-    period: Duration,
+    rate: FrameRate,
     last: Option<(u64, i64)>,
-    count: i64,
+    count: u64,
     odd: usize,
 }
 
 impl FrameClock {
-    pub fn new(timing: Timing, fps: u32) -> Self {
+    pub fn new(timing: Timing, rate: FrameRate) -> Self {
         Self {
             timing,
-            period: Duration::from_nanos(1_000_000_000 / u64::from(fps.max(1))),
+            rate,
             last: None,
             count: 0,
             odd: 0,
@@ -37,11 +37,11 @@ impl FrameClock {
 
     /// The time of the next picture, which the recording took at `timestamp_ns`.
     pub fn place(&mut self, timestamp_ns: u64) -> MediaTime {
-        let period = self.period.as_nanos() as i64;
+        let period = offset_ns(self.rate, 1) as i64;
         let count = self.count;
         self.count += 1;
         if self.timing == Timing::Constant {
-            return MediaTime(count * period);
+            return MediaTime(offset_ns(self.rate, count) as i64);
         }
         let time = match self.last {
             None => 0,
@@ -68,10 +68,6 @@ impl FrameClock {
     pub fn odd_steps(&self) -> usize {
         self.odd
     }
-
-    pub fn period(&self) -> Duration {
-        self.period
-    }
 }
 
 /// One tick of the 90 kHz that an MP4 counts in, rounded up.
@@ -86,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_distances_of_the_recording_are_kept() {
-        let mut clock = FrameClock::new(Timing::Timestamps, 30);
+        let mut clock = FrameClock::new(Timing::Timestamps, FrameRate { num: 30, den: 1 });
         let times = [1_000, 34_000_000, 70_000_000].map(|ns| clock.place(ns).as_nanos());
         assert_eq!(times, [0, 33_999_000, 69_999_000]);
         assert_eq!(clock.odd_steps(), 0);
@@ -94,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_step_back_is_one_tick_and_a_jump_one_period() {
-        let mut clock = FrameClock::new(Timing::Timestamps, 10);
+        let mut clock = FrameClock::new(Timing::Timestamps, FrameRate { num: 10, den: 1 });
         let day = 86_400_000_000_000;
         let times = [day, day - 5, 0, day, day + 7_000_000].map(|ns| clock.place(ns).as_nanos());
         assert_eq!(times, [0, 11_112, 22_224, 100_022_224, 107_022_224]);
@@ -103,7 +99,7 @@ mod tests {
 
     #[test]
     fn constant_timing_ignores_the_recording() {
-        let mut clock = FrameClock::new(Timing::Constant, 25);
+        let mut clock = FrameClock::new(Timing::Constant, FrameRate { num: 25, den: 1 });
         let times = [9, 5, 7_000_000_000].map(|ns| clock.place(ns).as_nanos());
         assert_eq!(times, [0, 40_000_000, 80_000_000]);
     }

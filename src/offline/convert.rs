@@ -16,7 +16,7 @@ use super::output::OutputFile;
 use super::progress::Progress;
 use super::svo::{FrameFault, FrameReader, Recording};
 use super::view::{View, ViewRequest};
-use crate::encode::EncoderChoice;
+use crate::encode::{EncoderChoice, FrameRate};
 use crate::pipeline::stop::StopToken;
 
 /// What is converted, and how.
@@ -106,7 +106,7 @@ fn attempt(
         let coded = coded?;
         let skipped = decoded?;
         if skipped > 0 {
-            progress.warn(&format!("{skipped} damaged frames were left out"));
+            progress.warn(&format!("{skipped} frames could not be read or decoded"));
         }
         let interrupted = stop.is_stopped();
         let Some((coded, shape)) = coded.filter(|(coded, _)| coded.frames > 0) else {
@@ -171,11 +171,14 @@ fn view_and_encode(
     let format = VideoFormat {
         width,
         height,
-        fps: recording.fps(),
+        rate: FrameRate {
+            num: recording.fps(),
+            den: 1,
+        },
         colour: colour_of(recording),
         pictures: job.last - job.first + 1,
     };
-    let mut clock = FrameClock::new(job.timing, format.fps);
+    let mut clock = FrameClock::new(job.timing, format.rate);
     let feed = |mut canvas: Canvas| {
         let mut other_sizes = 0;
         let pictures = std::iter::once(first).chain(pictures);

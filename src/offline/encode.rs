@@ -10,6 +10,7 @@ use super::error::OfflineError;
 use super::mp4::{Mp4Error, Mp4Options, Mp4Writer};
 use super::output::OutputFile;
 use super::progress::Progress;
+use super::timeline::offset_ns;
 use crate::bitstream::sps::Colour;
 use crate::encode::{
     Codec, EncodeError, EncodedQueue, Encoder, EncoderChoice, EncoderConfig, FrameRate, Outcome,
@@ -39,7 +40,7 @@ pub struct EncodeOptions {
 pub struct VideoFormat {
     pub width: usize,
     pub height: usize,
-    pub fps: u32,
+    pub rate: FrameRate,
     pub colour: Colour,
     /// How many pictures will come at most.
     pub pictures: usize,
@@ -137,10 +138,7 @@ pub fn encode(
             format: PixelFormat::Yuyv,
             encoded: None,
         },
-        frame_rate: FrameRate {
-            num: format.fps,
-            den: 1,
-        },
+        frame_rate: format.rate,
         rate: RateControl::Quality(options.quality),
         gop: options.gop,
         b_frames: options.b_frames,
@@ -157,7 +155,7 @@ pub fn encode(
         colour: format.colour,
         pictures: format.pictures,
         reordered: encoder.b_frames() > 0,
-        period: Duration::from_nanos(1_000_000_000 / u64::from(format.fps.max(1))),
+        period: Duration::from_nanos(offset_ns(format.rate, 1)),
         created,
     };
     let failed = |error| mp4_error(output, error);

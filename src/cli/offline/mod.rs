@@ -1,6 +1,7 @@
 //! The command lines of the three recording tools (contract section 5). Their exit codes are a
 //! table of their own, [`crate::offline::error::exit`].
 
+pub mod grid;
 pub mod signals;
 pub mod single;
 
@@ -165,6 +166,14 @@ impl RangeArgs {
         }
         words.extend(["--timing".to_owned(), value_name(self.timing)]);
         words
+    }
+}
+
+/// The encoder in the last line of a tool.
+fn device_name(encoder: &str) -> String {
+    match encoder {
+        "nvenc" => "nvidia (nvenc)".to_owned(),
+        name => format!("software ({name})"),
     }
 }
 

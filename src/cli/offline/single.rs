@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use super::{BackendChoice, EncoderArgs, RangeArgs, ViewArgs};
+use super::{BackendChoice, EncoderArgs, RangeArgs, ViewArgs, device_name};
 use crate::offline::convert::{ConvertJob, Converted, convert};
 use crate::offline::error::{OfflineError, exit};
 use crate::offline::progress::{Progress, ProgressChoice};
@@ -135,17 +135,14 @@ fn range(args: &RangeArgs, count: usize) -> Result<(usize, usize, Option<String>
 }
 
 fn summary(done: &Converted, args: &SingleArgs) -> String {
-    let device = match done.encoder {
-        "nvenc" => "nvidia (nvenc)".to_owned(),
-        name => format!("software ({name})"),
-    };
     format!(
-        "{}: {} frames, {} x {}, {}, {device}, {:.2} s",
+        "{}: {} frames, {} x {}, {}, {}, {:.2} s",
         done.output.display(),
         done.frames,
         done.width,
         done.height,
         args.encoder.codec,
+        device_name(done.encoder),
         done.time.as_secs_f64()
     )
 }
