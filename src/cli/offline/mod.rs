@@ -1,6 +1,7 @@
 //! The command lines of the three recording tools (contract section 5). Their exit codes are a
 //! table of their own, [`crate::offline::error::exit`].
 
+pub mod batch;
 pub mod grid;
 pub mod signals;
 pub mod single;
