@@ -380,7 +380,7 @@ fn bad_input_has_a_clear_error_its_code_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("out.mp4");
     let input = dir.path().join("in.svo2");
-    let mut fails = |bytes: &[u8], code: i32, text: &str| {
+    let fails = |bytes: &[u8], code: i32, text: &str| {
         std::fs::write(&input, bytes).unwrap();
         let run = convert(&input, &output, &[]);
         assert_eq!(run.code, Some(code), "{}", run.stderr);

@@ -1,21 +1,18 @@
 //! One recording to one MP4: a thread decodes, a thread makes the view, the caller's thread
 //! codes and writes.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::thread::available_parallelism;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use super::clock::{FrameClock, Timing};
-use super::colour::colour_of;
-use super::decode::{self, DecodeError, DecodedPicture};
+use super::decoding::threads;
 use super::encode::{Canvas, EncodeOptions, Encoded, VideoFormat, encode};
 use super::error::OfflineError;
+use super::input::{Input, SourcePicture};
 use super::output::OutputFile;
 use super::progress::Progress;
-use super::svo::{FrameFault, FrameReader, Recording};
-use super::view::{View, ViewRequest};
+use super::view::ViewRequest;
 use crate::encode::{EncoderChoice, FrameRate};
 use crate::pipeline::stop::StopToken;
 
@@ -47,7 +44,7 @@ pub struct Converted {
     pub interrupted: bool,
 }
 
-/// Converts the frames of `recording` that `job` asks for.
+/// Converts the frames of `input` that `job` asks for.
 ///
 /// When `stop` is set the file is closed in a playable state under another name.
 ///
@@ -55,12 +52,12 @@ pub struct Converted {
 ///
 /// As [`OfflineError`] lists them; nothing is left under the final name then.
 pub fn convert(
-    recording: &Recording,
+    input: &Input,
     job: &ConvertJob,
     progress: &Progress,
     stop: &StopToken,
 ) -> Result<Converted, OfflineError> {
-    let result = attempt(recording, job, progress, stop);
+    let result = attempt(input, job, progress, stop);
     match result {
         Err(OfflineError::EncoderBroke { frames, source })
             if job.encode.choice == EncoderChoice::Auto =>
@@ -71,14 +68,14 @@ pub fn convert(
             ));
             let mut job = job.clone();
             job.encode.choice = EncoderChoice::Software;
-            attempt(recording, &job, progress, stop)
+            attempt(input, &job, progress, stop)
         }
         other => other,
     }
 }
 
 fn attempt(
-    recording: &Recording,
+    input: &Input,
     job: &ConvertJob,
     progress: &Progress,
     stop: &StopToken,
@@ -90,15 +87,18 @@ fn attempt(
         let decoding = std::thread::Builder::new()
             .name("decode".to_owned())
             .spawn_scoped(scope, || {
-                Decoding::new(recording, threads()).run(
-                    job.first,
-                    job.last,
-                    &sender_of(sender),
+                let sender = sender;
+                let send = |picture| sender.send(picture).is_ok();
+                input.pictures(
+                    (job.first, job.last),
+                    job.view.choice,
+                    threads(),
+                    &send,
                     stop,
                 )
             })
             .map_err(|_| OfflineError::Internal("no thread could be started"))?;
-        let coded = view_and_encode(recording, job, progress, receiver, &output);
+        let coded = view_and_encode(input, job, progress, receiver, &output);
         let decoded = decoding
             .join()
             .map_err(|_| OfflineError::Internal("the decode thread panicked"))?;
@@ -113,7 +113,7 @@ fn attempt(
             if interrupted {
                 return Err(OfflineError::Interrupted);
             }
-            let path = recording.path().to_owned();
+            let path = input.path().to_owned();
             return Err(OfflineError::NoPictures { path, skipped });
         };
         let output = if interrupted {
@@ -142,10 +142,10 @@ struct Shape {
 }
 
 fn view_and_encode(
-    recording: &Recording,
+    input: &Input,
     job: &ConvertJob,
     progress: &Progress,
-    pictures: Receiver<DecodedPicture>,
+    pictures: Receiver<SourcePicture>,
     output: &OutputFile,
 ) -> Result<Option<(Encoded, Shape)>, OfflineError> {
     // The size of the picture decides the calibration and opens the encoder.
@@ -153,12 +153,7 @@ fn view_and_encode(
         return Ok(None);
     };
     let host = first.pixels.on_host();
-    let (view, warning) = View::open(
-        &job.view,
-        recording.path(),
-        recording.serial(),
-        (host.width, host.height),
-    )?;
+    let (view, warning) = input.view(&job.view, (host.width, host.height))?;
     if let Some(warning) = warning {
         progress.warn(&warning);
     }
@@ -172,10 +167,10 @@ fn view_and_encode(
         width,
         height,
         rate: FrameRate {
-            num: recording.fps(),
+            num: input.fps(),
             den: 1,
         },
-        colour: colour_of(recording),
+        colour: input.colour(),
         pictures: job.last - job.first + 1,
     };
     let mut clock = FrameClock::new(job.timing, format.rate);
@@ -188,7 +183,7 @@ fn view_and_encode(
                 other_sizes += 1;
                 continue;
             }
-            let time = clock.place(recording.frames()[picture.index].timestamp_ns);
+            let time = clock.place(picture.timestamp_ns);
             if canvas
                 .draw(time, |planes| view.render(host, planes))
                 .is_err()
@@ -213,125 +208,4 @@ fn view_and_encode(
     Ok(Some((coded, shape)))
 }
 
-/// Reads and decodes a range of frames, past what is damaged.
-pub(super) struct Decoding<'r> {
-    recording: &'r Recording,
-    reader: FrameReader<'r>,
-    decoder: Box<dyn decode::PictureDecoder>,
-    ready: VecDeque<DecodedPicture>,
-    /// Pictures that were sent.
-    sent: usize,
-    given: bool,
-}
-
-fn sender_of(sender: SyncSender<DecodedPicture>) -> impl Fn(DecodedPicture) -> bool {
-    move |picture| sender.send(picture).is_ok()
-}
-
-impl<'r> Decoding<'r> {
-    pub(super) fn new(recording: &'r Recording, threads: usize) -> Self {
-        Self {
-            recording,
-            reader: FrameReader::new(recording),
-            decoder: decode::open(recording.kind(), threads),
-            ready: VecDeque::new(),
-            sent: 0,
-            given: false,
-        }
-    }
-
-    /// Gives the pictures of the frames `first` to `last` to `send` until it refuses one or
-    /// `stop` is set, and returns how many of those frames there are no pictures of.
-    ///
-    /// Behind a damaged frame decoding goes on at the next key frame. Where a recording has key
-    /// frames but none follows, the rest is given up as its unreadable end; where it has none at
-    /// all, everything builds on the past anyway and decoding just goes on.
-    ///
-    /// # Errors
-    ///
-    /// If nothing of this recording can be decoded.
-    pub(super) fn run(
-        mut self,
-        first: usize,
-        last: usize,
-        send: &dyn Fn(DecodedPicture) -> bool,
-        stop: &StopToken,
-    ) -> Result<usize, OfflineError> {
-        let start = self.recording.decode_start(first);
-        let has_keys = self.recording.frames().iter().any(|frame| frame.key);
-        let mut clean = self.recording.frames()[start].key;
-        let mut index = start;
-        while index <= last && !stop.is_stopped() {
-            clean |= self.recording.frames()[index].key;
-            let fault = match self.reader.payload(index) {
-                Ok(payload) => match self.decoder.decode(index, payload, &mut self.ready) {
-                    Ok(()) => None,
-                    Err(source @ DecodeError::Unsupported { .. }) if !self.given => {
-                        let path = self.recording.path().to_owned();
-                        return Err(OfflineError::Decode { path, source });
-                    }
-                    Err(error) => {
-                        log::debug!("{}: {error}", self.recording.path().display());
-                        // In front of the first key frame errors are expected.
-                        clean.then_some(())
-                    }
-                },
-                Err(FrameFault::Io(source)) => {
-                    let path = self.recording.path().to_owned();
-                    return Err(super::svo::SvoError::Io { path, source }.into());
-                }
-                Err(fault) => {
-                    log::debug!("{} frame {index}: {fault}", self.recording.path().display());
-                    Some(())
-                }
-            };
-            let next = match fault {
-                None => index + 1,
-                Some(()) if !has_keys => index + 1,
-                Some(()) => {
-                    let next = self.recording.next_key(index).unwrap_or(usize::MAX);
-                    self.decoder.flush(&mut self.ready);
-                    next
-                }
-            };
-            if !self.send(first, last, send) {
-                return Ok(0);
-            }
-            index = next;
-        }
-        if stop.is_stopped() {
-            return Ok(0);
-        }
-        self.decoder.flush(&mut self.ready);
-        let taken = self.send(first, last, send);
-        Ok(if taken {
-            last - first + 1 - self.sent
-        } else {
-            0
-        })
-    }
-
-    fn send(&mut self, first: usize, last: usize, send: &dyn Fn(DecodedPicture) -> bool) -> bool {
-        while let Some(picture) = self.ready.pop_front() {
-            self.given = true;
-            if (first..=last).contains(&picture.index) {
-                self.sent += 1;
-                if !send(picture) {
-                    return false;
-                }
-            }
-        }
-        true
-    }
-}
-
-/// Threads for one decoder that has the machine to itself.
-pub(super) fn threads() -> usize {
-    available_parallelism()
-        .map_or(1, |n| n.get())
-        .min(MOST_DECODE_THREADS)
-}
-
-/// More than the cores of the decoder's own threads rarely help, and each holds a picture.
-const MOST_DECODE_THREADS: usize = 8;
 const PICTURES_IN_FLIGHT: usize = 3;

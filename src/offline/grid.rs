@@ -7,18 +7,17 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use super::colour::colour_of;
-use super::convert::{Decoding, threads};
+use super::decoding::threads;
 use super::encode::{Canvas, EncodeOptions, Encoded, VideoFormat, encode};
 use super::error::OfflineError;
+use super::input::{Input, SourcePicture};
 use super::output::OutputFile;
 use super::overlay;
 use super::picture::Yuv420;
 use super::progress::Progress;
 use super::scale::{TileScaler, blacken, place};
-use super::svo::Recording;
 use super::timeline::{GridTimeline, offset_ns};
-use super::view::{View, ViewRequest};
+use super::view::{View, ViewChoice, ViewRequest};
 use crate::encode::{EncoderChoice, FrameRate};
 use crate::frame::PixelFormat;
 use crate::frame::surface::I420Surface;
@@ -53,7 +52,7 @@ pub struct GridDone {
 ///
 /// As [`OfflineError`] lists them; nothing is left under the final name then.
 pub fn make_grid(
-    recordings: &[Recording; 4],
+    recordings: &[Input; 4],
     timeline: &GridTimeline,
     job: &GridJob,
     progress: &Progress,
@@ -76,9 +75,10 @@ pub fn make_grid(
 
 /// One recording with what turns its pictures into tiles.
 struct Camera<'r> {
-    recording: &'r Recording,
+    recording: &'r Input,
     /// The frame shown at each output frame.
     shown: Vec<usize>,
+    choice: ViewChoice,
     view: View,
     scaler: TileScaler,
 }
@@ -89,7 +89,7 @@ struct Tile {
 }
 
 fn attempt(
-    recordings: &[Recording; 4],
+    recordings: &[Input; 4],
     timeline: &GridTimeline,
     job: &GridJob,
     progress: &Progress,
@@ -102,7 +102,7 @@ fn attempt(
         width: tile.0 * 2,
         height: tile.1 * 2,
         rate: job.rate,
-        colour: colour_of(&recordings[0]),
+        colour: recordings[0].colour(),
         pictures: usize::try_from(timeline.frames()).unwrap_or(usize::MAX),
     };
     std::thread::scope(|scope| {
@@ -160,7 +160,7 @@ fn attempt(
 }
 
 fn cameras<'r>(
-    recordings: &'r [Recording; 4],
+    recordings: &'r [Input; 4],
     timeline: &GridTimeline,
     job: &GridJob,
     progress: &Progress,
@@ -168,14 +168,10 @@ fn cameras<'r>(
     let mut cameras = Vec::new();
     let mut tile = None;
     for recording in recordings {
-        let times: Vec<u64> = recording
-            .frames()
-            .iter()
-            .map(|frame| frame.timestamp_ns)
-            .collect();
+        let times = recording.timestamps()?;
         let shown: Vec<usize> = timeline.shown(&times).collect();
-        let size = picture_size(recording, shown[0])?;
-        let (view, warning) = View::open(&job.view, recording.path(), recording.serial(), size)?;
+        let size = recording.picture_size(shown[0])?;
+        let (view, warning) = recording.view(&job.view, size)?;
         if let Some(warning) = warning {
             progress.warn(&warning);
         }
@@ -189,27 +185,12 @@ fn cameras<'r>(
         cameras.push(Camera {
             recording,
             shown,
+            choice: job.view.choice,
             view,
             scaler,
         });
     }
     Ok((cameras, tile.unwrap_or((2, 2))))
-}
-
-/// The size of the pictures, found by decoding one.
-fn picture_size(recording: &Recording, index: usize) -> Result<(usize, usize), OfflineError> {
-    let found = std::cell::Cell::new(None);
-    let last = recording.frames().len() - 1;
-    let first = |picture: super::decode::DecodedPicture| {
-        let picture = picture.pixels.on_host();
-        found.set(Some((picture.width, picture.height)));
-        false
-    };
-    let skipped = Decoding::new(recording, 1).run(index, last, &first, &StopToken::new())?;
-    found.get().ok_or_else(|| OfflineError::NoPictures {
-        path: recording.path().to_owned(),
-        skipped,
-    })
 }
 
 /// Decodes what a camera shows, and gives each frame that is shown once, as a tile.
@@ -222,7 +203,7 @@ fn decode_tiles(
     let surface = I420Surface::new(width as u32, height as u32, PixelFormat::Yuyv);
     let surface = std::cell::RefCell::new(surface);
     let (first, last) = (camera.shown[0], camera.shown[camera.shown.len() - 1]);
-    let take = |picture: super::decode::DecodedPicture| {
+    let take = |picture: SourcePicture| {
         let host = picture.pixels.on_host();
         if camera.shown.binary_search(&picture.index).is_err() || !camera.view.fits(host) {
             return true;
@@ -234,7 +215,13 @@ fn decode_tiles(
             picture: camera.scaler.scale(&surface.planes()),
         })
     };
-    Decoding::new(camera.recording, threads().div_ceil(4)).run(first, last, &take, stop)
+    camera.recording.pictures(
+        (first, last),
+        camera.choice,
+        threads().div_ceil(4),
+        &take,
+        stop,
+    )
 }
 
 fn draw(

@@ -1,6 +1,8 @@
 //! Encoded pictures to an MP4 file (ISO/IEC 14496-12 and -15), through `shiguredo_mp4`: the
 //! tables stand in front of the pictures, and the first picture is shown at time 0.
 
+mod vui;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroU32;
@@ -207,10 +209,15 @@ impl Mp4Writer {
     fn sample_entry(&self, sets: &ParameterSets) -> Result<SampleEntry, Mp4Error> {
         let length_size = LengthSize::FourBytes;
         let colour = colour_box(self.colour);
+        let sps: Vec<_> = sets
+            .sps
+            .iter()
+            .map(|sps| vui::with_colour(self.codec, sps, self.colour))
+            .collect();
         Ok(match self.codec {
             Codec::H264 => {
                 let config = H264SampleEntryConfig { length_size };
-                let mut entry = build_avc1_box(&sets.sps, &sets.pps, &config).map_err(mux)?;
+                let mut entry = build_avc1_box(&sps, &sets.pps, &config).map_err(mux)?;
                 entry.unknown_boxes.push(colour);
                 SampleEntry::Avc1(entry)
             }
@@ -220,8 +227,7 @@ impl Mp4Writer {
                     avg_frame_rate: H265SampleEntryConfig::AVG_FRAME_RATE_UNSPECIFIED,
                     constant_frame_rate: H265ConstantFrameRate::Unknown,
                 };
-                let mut entry =
-                    build_hvc1_box(&sets.vps, &sets.sps, &sets.pps, &config).map_err(mux)?;
+                let mut entry = build_hvc1_box(&sets.vps, &sps, &sets.pps, &config).map_err(mux)?;
                 entry.unknown_boxes.push(colour);
                 SampleEntry::Hvc1(entry)
             }

@@ -97,29 +97,48 @@ impl Progress {
 
 /// `name: 45%|####      | 41/90 [00:01<00:01, 30.2 frame/s]`
 fn style(unit: &'static str) -> ProgressStyle {
-    ProgressStyle::with_template(
-        "{prefix}: {percent:>3}%|{bar:10}| {pos}/{len} [{spent}<{left}, {speed}]",
-    )
-    .expect("the template is a constant")
-    .progress_chars("## ")
-    .with_key(
-        "spent",
-        |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_str(&clock(state.elapsed()));
-        },
-    )
-    .with_key(
-        "left",
-        |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_str(&clock(state.eta()));
-        },
-    )
-    .with_key(
-        "speed",
-        move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_fmt(format_args!("{:.1} {unit}/s", state.per_sec()));
-        },
-    )
+    ProgressStyle::with_template("{prefix}: {part}|{cells}| {pos}/{len} [{spent}<{left}, {speed}]")
+        .expect("the template is a constant")
+        .with_key(
+            "part",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = out.write_fmt(format_args!("{:>3}%", share(state, 100)));
+            },
+        )
+        .with_key(
+            "cells",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let cells = "#".repeat(share(state, 10) as usize);
+                let _ = out.write_fmt(format_args!("{cells:<10}"));
+            },
+        )
+        .with_key(
+            "spent",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = out.write_str(&clock(state.elapsed()));
+            },
+        )
+        .with_key(
+            "left",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = out.write_str(&clock(state.eta()));
+            },
+        )
+        .with_key(
+            "speed",
+            move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = out.write_fmt(format_args!("{:.1} {unit}/s", state.per_sec()));
+            },
+        )
+}
+
+/// How much is done, in `parts`, cut: 100 % is shown only when it is.
+fn share(state: &ProgressState, parts: u64) -> u64 {
+    let len = state.len().unwrap_or(0);
+    if len == 0 {
+        return 0;
+    }
+    (state.pos().saturating_mul(parts) / len).min(parts)
 }
 
 /// `mm:ss`, or `h:mm:ss` from an hour on.

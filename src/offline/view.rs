@@ -37,6 +37,15 @@ impl ViewChoice {
         !matches!(self, Self::LeftRaw | Self::RightRaw | Self::SideBySide)
     }
 
+    /// Shows pixels as they were recorded.
+    pub fn is_raw(self) -> bool {
+        !self.wants_calibration()
+    }
+
+    pub fn is_right(self) -> bool {
+        self.side() == Some(Side::Right)
+    }
+
     fn needs_calibration(self) -> bool {
         matches!(self, Self::LeftRectified | Self::RightRectified)
     }
@@ -140,6 +149,21 @@ impl View {
             },
             None,
         ))
+    }
+
+    /// All of pictures that are a rectified eye already.
+    pub fn whole((width, height): (usize, usize)) -> Self {
+        let area = EyeArea {
+            left: 0,
+            width,
+            height,
+            picture_width: width,
+        };
+        Self {
+            area,
+            map: None,
+            source: (width, height),
+        }
     }
 
     /// Size of what is shown.

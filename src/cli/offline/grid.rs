@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use super::single::open;
 use super::{EncoderArgs, ViewArgs, device_name};
 use crate::encode::FrameRate;
 use crate::offline::error::{OfflineError, exit};
 use crate::offline::grid::{GridDone, GridJob, make_grid};
+use crate::offline::input::Input;
 use crate::offline::progress::{Progress, ProgressChoice};
-use crate::offline::svo::Recording;
 use crate::offline::timeline::GridTimeline;
 use crate::pipeline::stop::StopToken;
 
@@ -87,11 +86,10 @@ pub fn run(args: &GridArgs, stop: &StopToken) -> u8 {
 
 fn make(args: &GridArgs, stop: &StopToken) -> Result<GridDone, OfflineError> {
     let (inputs, output) = files(args)?;
-    let recordings: Vec<Recording> = inputs
-        .iter()
-        .map(|path| open(path, args.view.backend))
-        .collect::<Result<_, _>>()?;
-    let recordings: [Recording; 4] = recordings
+    let request = args.view.request();
+    let open = |path: &PathBuf| Input::open(path, args.view.backend, &request);
+    let recordings: Vec<Input> = inputs.iter().map(open).collect::<Result<_, _>>()?;
+    let recordings: [Input; 4] = recordings
         .try_into()
         .map_err(|_| OfflineError::Internal("four inputs were checked"))?;
     let names: Vec<String> = inputs
@@ -99,7 +97,7 @@ fn make(args: &GridArgs, stop: &StopToken) -> Result<GridDone, OfflineError> {
         .map(|path| path.display().to_string())
         .collect();
 
-    let rates: Vec<u32> = recordings.iter().map(Recording::fps).collect();
+    let rates: Vec<u32> = recordings.iter().map(Input::fps).collect();
     let slowest = rates.iter().copied().min().unwrap_or(30);
     let rate = args.fps.unwrap_or(FrameRate {
         num: slowest,
@@ -107,14 +105,8 @@ fn make(args: &GridArgs, stop: &StopToken) -> Result<GridDone, OfflineError> {
     });
     let times: Vec<Vec<u64>> = recordings
         .iter()
-        .map(|recording| {
-            recording
-                .frames()
-                .iter()
-                .map(|frame| frame.timestamp_ns)
-                .collect()
-        })
-        .collect();
+        .map(Input::timestamps)
+        .collect::<Result<_, _>>()?;
     let timeline = GridTimeline::new(&times, &names, rate, args.duration_seconds)?;
 
     let label = output
@@ -137,7 +129,7 @@ fn make(args: &GridArgs, stop: &StopToken) -> Result<GridDone, OfflineError> {
         output,
         rate,
         tile_scale: args.tile_scale,
-        view: args.view.request(),
+        view: request.clone(),
         encode: args.encoder.options(),
     };
     let result = make_grid(&recordings, &timeline, &job, &progress, stop);

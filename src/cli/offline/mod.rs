@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use crate::encode::{Codec, EncoderChoice, Preset};
 use crate::offline::clock::Timing;
 use crate::offline::encode::EncodeOptions;
+use crate::offline::input::BackendChoice;
 use crate::offline::view::{ViewChoice, ViewRequest};
 
 /// The encoder options that the tools share.
@@ -129,17 +130,6 @@ impl ViewArgs {
         }
         words
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum BackendChoice {
-    /// Our own reader for SVO2; the ZED SDK for SVO1, where it is installed
-    #[default]
-    Auto,
-    /// Our own reader
-    Native,
-    /// The ZED SDK
-    Sdk,
 }
 
 /// Which frames, and at what times.

@@ -1,15 +1,15 @@
 //! `zed_svo_to_mp4`: one recording to one MP4.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::{BackendChoice, EncoderArgs, RangeArgs, ViewArgs, device_name};
+use super::{EncoderArgs, RangeArgs, ViewArgs, device_name};
 use crate::offline::convert::{ConvertJob, Converted, convert};
 use crate::offline::error::{OfflineError, exit};
+use crate::offline::input::Input;
 use crate::offline::progress::{Progress, ProgressChoice};
-use crate::offline::svo::{Recording, SvoError, Version, version_of};
 use crate::pipeline::stop::StopToken;
 
 /// Converts a ZED recording (SVO2) to MP4; the ZED SDK is not needed
@@ -57,7 +57,8 @@ pub fn run(args: &SingleArgs, stop: &StopToken) -> u8 {
 }
 
 fn convert_one(args: &SingleArgs, stop: &StopToken) -> Result<Converted, OfflineError> {
-    let recording = open(&args.input, args.view.backend)?;
+    let request = args.view.request();
+    let input = Input::open(&args.input, args.view.backend, &request)?;
     let output = args
         .output
         .clone()
@@ -67,7 +68,7 @@ fn convert_one(args: &SingleArgs, stop: &StopToken) -> Result<Converted, Offline
             "--output is the recording itself".to_owned(),
         ));
     }
-    let (first, last, clipped) = range(&args.range, recording.frames().len())?;
+    let (first, last, clipped) = range(&args.range, input.frames())?;
     let name = args
         .input
         .file_name()
@@ -75,7 +76,7 @@ fn convert_one(args: &SingleArgs, stop: &StopToken) -> Result<Converted, Offline
         .to_string_lossy();
     let total = (last - first + 1) as u64;
     let progress = Progress::new(args.progress, &name, "frame", total);
-    for warning in recording.warnings() {
+    for warning in input.warnings() {
         progress.warn(&format!("{}: {warning}", args.input.display()));
     }
     if let Some(clipped) = clipped {
@@ -85,11 +86,11 @@ fn convert_one(args: &SingleArgs, stop: &StopToken) -> Result<Converted, Offline
         output,
         first,
         last,
-        view: args.view.request(),
+        view: request,
         encode: args.encoder.options(),
         timing: args.range.timing,
     };
-    let result = convert(&recording, &job, &progress, stop);
+    let result = convert(&input, &job, &progress, stop);
     match &result {
         Ok(done) if done.interrupted => progress.end("interrupted"),
         Ok(done) => progress.end(&format!(
@@ -100,18 +101,6 @@ fn convert_one(args: &SingleArgs, stop: &StopToken) -> Result<Converted, Offline
         Err(_) => progress.end("failed"),
     }
     result
-}
-
-/// Opens a recording with the backend that was asked for.
-pub(super) fn open(path: &Path, _backend: BackendChoice) -> Result<Recording, OfflineError> {
-    if version_of(path)? == Version::One {
-        return Err(SvoError::Version1 {
-            path: path.to_owned(),
-            reason: "libsl_zed_c.so was not found".to_owned(),
-        }
-        .into());
-    }
-    Ok(Recording::open(path)?)
 }
 
 /// First and last frame of `count`, and a warning where the end was moved.

@@ -29,6 +29,7 @@ pub struct DecodedPicture {
 /// Where the pixels of a picture are.
 #[derive(Debug)]
 pub enum Pixels {
+    /// Both eyes, or one where the backend gives no more.
     Host(Yuv420),
 }
 
