@@ -10,6 +10,8 @@ use crate::pipeline::keyframe::KeyFrameRequests;
 use crate::pipeline::stop::StopToken;
 use crate::trace::{LatencyHistogram, Percentiles};
 
+pub mod gather;
+
 /// A destination of the stream, driven by its own thread.
 pub trait Sink: Send {
     /// As the report and the log name it; holds no secrets.
