@@ -4,6 +4,8 @@ pub mod access_unit;
 pub mod annexb;
 pub mod nal;
 pub mod params;
+pub mod rbsp;
+pub mod sps;
 
 pub use access_unit::{AccessUnit, AccessUnitPool};
 pub use nal::{NalKind, NalUnit};
