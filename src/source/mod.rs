@@ -1,8 +1,8 @@
 //! 1. Where frames come from.
 
-use std::time::Instant;
-
+pub mod contract;
 use crate::frame::{FrameInfo, Snapshot, SurfaceLease};
+use std::time::Instant;
 
 /// A place that frames come from, driven by the ingest thread.
 pub trait FrameSource {
