@@ -7,10 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::bitstream::{AccessUnitPool, BitstreamError, sei};
 use crate::config::EncoderSettings;
 use crate::encode::fallback::{Encoder, Outcome};
-use crate::encode::registry::EncoderChoice;
+use crate::encode::registry::{EncoderChoice, default_bitrate};
 use crate::encode::{
     EncodeError, EncodedQueue, EncoderConfig, FrameRate, Picture, RateControl, Tuning,
-    default_bitrate,
 };
 use crate::fanout::Fanout;
 use crate::frame::Snapshot;
@@ -33,7 +32,11 @@ pub struct EncodeStats {
     pub largest: AtomicU64,
     /// Snapshots whose surface belonged to an encoder that was replaced.
     pub stale: AtomicU64,
-    /// Pictures that the encoder left out or coded into something that is no access unit.
+    /// Access units of the producer that passthrough left out while it waited for a key frame.
+    pub left_out: AtomicU64,
+    /// Pictures that went with an encoder that broke.
+    pub lost: AtomicU64,
+    /// What came out of an encoder and is no access unit.
     pub refused: AtomicU64,
     /// Encoders opened.
     pub opened: AtomicU64,
@@ -168,7 +171,6 @@ struct Line<'a> {
 struct Open {
     encoder: Encoder,
     config: EncoderConfig,
-    fallbacks: u64,
     /// The nominal rate is a guess: the bit rate is corrected once the real one is known.
     guessed_rate: bool,
 }
@@ -227,7 +229,6 @@ impl Line<'_> {
         self.stage.exchange.offer(shape, encoder.surfaces());
         self.rate = RateEstimate::default();
         self.encoder = Some(Open {
-            fallbacks: encoder.fallbacks(),
             encoder,
             config,
             guessed_rate: known.is_none(),
@@ -296,22 +297,19 @@ impl Line<'_> {
             snapshot,
             force_key,
         };
-        match open.encoder.encode(picture, &mut self.encoded)? {
-            Outcome::Encoded => self.epoch = Some(epoch),
-            Outcome::Stale => {
-                stats.stale.fetch_add(1, Ordering::Relaxed);
-                // The wish for a key frame was not answered by this picture.
-                if force_key {
-                    self.stage.key_frames.ask();
-                }
+        let outcome = open.encoder.encode(picture, &mut self.encoded)?;
+        let counters = open.encoder.counters();
+        match outcome {
+            Outcome::Taken => self.epoch = Some(epoch),
+            Outcome::LeftOut => stats.left_out.store(counters.left_out, Ordering::Relaxed),
+            Outcome::Stale => stats.stale.store(counters.stale, Ordering::Relaxed),
+            Outcome::Replaced => {
+                stats.lost.store(counters.lost, Ordering::Relaxed);
+                stats.fallbacks.store(counters.fallbacks, Ordering::Relaxed);
+                let (shape, surfaces) = (open.config.shape, open.encoder.surfaces());
+                self.stage.exchange.offer(shape, surfaces);
+                self.show_encoder();
             }
-        }
-        if open.encoder.fallbacks() != open.fallbacks {
-            open.fallbacks = open.encoder.fallbacks();
-            stats.fallbacks.store(open.fallbacks, Ordering::Relaxed);
-            let (shape, surfaces) = (open.config.shape, open.encoder.surfaces());
-            self.stage.exchange.offer(shape, surfaces);
-            self.show_encoder();
         }
         self.hand_out();
         Ok(())
@@ -354,7 +352,7 @@ impl Line<'_> {
             let (embed, codec) = (self.stage.embed_timestamps, self.stage.settings.codec);
             let made = self.pool.make(picture, &mut self.encoded, |unit| {
                 if embed {
-                    let stamps = sei::TimeStamps {
+                    let stamps = sei::FrameStamp {
                         capture_unix_ns: unit.trace.capture_unix_ns.unwrap_or(0),
                         encoded_unix_ns: unit.trace.encoded_unix_ns.unwrap_or(0),
                         frame_id: unit.frame_id,

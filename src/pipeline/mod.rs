@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use crate::config::{Dummy, Input, Names, StreamConfig, StreamerConfig};
 use crate::encode::registry::EncoderChoice;
-use crate::encode::{EncodeError, host_surfaces};
+use crate::encode::EncodeError;
 use crate::exit::Exit;
 use crate::fanout::Fanout;
 use crate::frame::{FrameInfo, PictureShape, SurfaceLease, SurfacePool};
@@ -325,7 +325,7 @@ impl SurfaceSource for CountingSurfaces {
             ..info.shape()
         };
         if self.pool.as_ref().is_none_or(|(known, _)| *known != shape) {
-            self.pool = Some((shape, host_surfaces(shape, 1)));
+            self.pool = Some((shape, SurfacePool::on_host(shape, 1)));
         }
         self.pool.as_ref()?.1.take()
     }

@@ -44,6 +44,8 @@ pub struct EncodeReport {
     /// Over the whole run.
     pub bits_per_second: f64,
     pub stale: u64,
+    pub left_out: u64,
+    pub lost: u64,
     pub refused: u64,
     pub encoders_opened: u64,
     pub fallbacks: u64,
@@ -90,6 +92,8 @@ pub fn drops(stats: &Stats) -> Vec<(&'static str, u64)> {
         .collect();
     drops.push(("evicted", stats.ingest.evicted.load(Ordering::Relaxed)));
     drops.push(("stale", stats.encode.stale.load(Ordering::Relaxed)));
+    drops.push(("left out", stats.encode.left_out.load(Ordering::Relaxed)));
+    drops.push(("lost", stats.encode.lost.load(Ordering::Relaxed)));
     drops.push(("refused", stats.encode.refused.load(Ordering::Relaxed)));
     let sinks = |counter: fn(&SinkStats) -> &std::sync::atomic::AtomicU64| {
         let each = stats.sinks.iter();
@@ -132,6 +136,8 @@ impl Report {
                     0.0
                 },
                 stale: load(&stats.encode.stale),
+                left_out: load(&stats.encode.left_out),
+                lost: load(&stats.encode.lost),
                 refused: load(&stats.encode.refused),
                 encoders_opened: load(&stats.encode.opened),
                 fallbacks: load(&stats.encode.fallbacks),
@@ -222,11 +228,13 @@ impl fmt::Display for Report {
                 self.encode.largest_access_unit,
                 encoder.b_frames,
             )?;
-            if self.encode.fallbacks + self.encode.stale + self.encode.refused > 0 {
+            let encode = &self.encode;
+            if encode.fallbacks + encode.stale + encode.left_out + encode.lost + encode.refused > 0
+            {
                 writeln!(
                     f,
-                    "           {} fallbacks, {} stale, {} refused",
-                    self.encode.fallbacks, self.encode.stale, self.encode.refused
+                    "           {} fallbacks, {} stale, {} left out, {} lost, {} refused",
+                    encode.fallbacks, encode.stale, encode.left_out, encode.lost, encode.refused
                 )?;
             }
         }
