@@ -2,6 +2,7 @@
 
 pub mod access_unit;
 pub mod annexb;
+pub mod config_record;
 pub mod nal;
 pub mod params;
 pub mod rbsp;
@@ -9,6 +10,7 @@ pub mod sei;
 pub mod sps;
 
 pub use access_unit::{AccessUnit, AccessUnitPool};
+pub use config_record::ConfigRecord;
 pub use nal::{NalKind, NalUnit};
 pub use params::ParameterSets;
 
