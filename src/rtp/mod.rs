@@ -13,7 +13,7 @@ pub mod h264;
 pub mod h265;
 pub mod header;
 pub mod packetizer;
-//pub mod rtcp;
+pub mod rtcp;
 //pub mod sdp;
 
 pub use packetizer::{Packetizer, PacketizerConfig, Packets, RtpPacket};
