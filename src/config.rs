@@ -8,7 +8,7 @@ use crate::cli::streamer::{
 };
 use crate::encode::registry::EncoderChoice;
 use crate::encode::{Codec, FrameRate, Preset, RateControl};
-use crate::flv::packaging::{Packaging, RtmpMode};
+use crate::flv::packaging::{Packaging, PackagingError, RtmpMode};
 use crate::rtmp::url::RtmpUrl;
 use crate::sink::rtp::Pacing;
 use crate::source::target::Target;
@@ -139,6 +139,8 @@ pub enum ConfigError {
         path: String,
         reason: String,
     },
+    #[error(transparent)]
+    Packaging(#[from] PackagingError),
     #[error("--dummy-label exceeds 24 bytes ({len})")]
     LongLabel { len: usize },
 }
@@ -530,8 +532,7 @@ fn rtmp(args: &StreamerArgs, codec: Codec) -> Result<Vec<RtmpOutput>, ConfigErro
         RtmpModeArg::Enhanced => RtmpMode::Enhanced,
         RtmpModeArg::Domestic => RtmpMode::Domestic,
     });
-    let packaging = Packaging::choose(codec, mode)
-        .map_err(|error| value("--rtmp-mode", mode_name(given.rtmp_mode), error.to_string()))?;
+    let packaging = Packaging::new(codec, mode)?;
     let mut urls: Vec<(&'static str, String)> = given
         .rtmp_url
         .iter()
@@ -582,14 +583,6 @@ fn rtmp(args: &StreamerArgs, codec: Codec) -> Result<Vec<RtmpOutput>, ConfigErro
             })
         })
         .collect()
-}
-
-fn mode_name(mode: Option<RtmpModeArg>) -> &'static str {
-    match mode {
-        None => "(not given)",
-        Some(RtmpModeArg::Enhanced) => "enhanced",
-        Some(RtmpModeArg::Domestic) => "domestic",
-    }
 }
 
 fn bit_rate(flag: &'static str, rate: f64) -> Result<u32, ConfigError> {
