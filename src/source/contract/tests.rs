@@ -1,24 +1,10 @@
-use std::path::PathBuf;
-
 use proptest::prelude::*;
 use serde_json::Value;
 
+use crate::source::test_support::{fixtures, json};
+
 use super::*;
 use crate::frame::PixelFormat;
-
-/// The contract's fixtures, which lie beside the repository and not in it.
-fn fixtures() -> Option<PathBuf> {
-    let shared = std::env::var_os("CVMMAP_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let folder = shared.join("contract/fixtures");
-    let there = folder.join("metadata_cases.json").is_file();
-    if !there {
-        println!("NOT RUN: no fixtures in {}", folder.display());
-    }
-    there.then_some(folder)
-}
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<_> = text.chars().filter_map(|c| c.to_digit(16)).collect();
@@ -26,10 +12,6 @@ fn hex(text: &str) -> Vec<u8> {
         .chunks_exact(2)
         .map(|pair| (pair[0] << 4 | pair[1]) as u8)
         .collect()
-}
-
-fn json(path: &std::path::Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 #[test]
