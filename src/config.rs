@@ -11,7 +11,8 @@ use crate::encode::{Codec, FrameRate, Preset, RateControl};
 use crate::flv::packaging::{Packaging, PackagingError, RtmpMode};
 use crate::rtmp::url::RtmpUrl;
 use crate::sink::rtp::Pacing;
-use crate::source::target::Target;
+use crate::source::contract::Label;
+use crate::source::target::{Target, nats_key_of};
 
 /// A run of the streamer.
 #[derive(Debug, Clone)]
@@ -47,7 +48,7 @@ pub struct Names {
     pub shm_name: String,
     pub zmq_endpoint: String,
     /// In the sync messages; `None` takes any.
-    pub label: Option<String>,
+    pub label: Option<Label>,
     /// Key of the producer's NATS subjects.
     pub nats_key: String,
 }
@@ -58,7 +59,7 @@ pub struct Dummy {
     pub label: String,
     /// 0 = endless.
     pub frames: u64,
-    pub fps: f64,
+    pub fps: FrameRate,
     pub width: u32,
     pub height: u32,
 }
@@ -217,7 +218,7 @@ fn input(args: &StreamerArgs, stream: Option<&StreamConfig>) -> Result<Input, Co
         let fps = args.encoder.fps;
         let pace = match fps {
             Some(0.0) => None,
-            _ => Some(frame_rate(fps)?.unwrap_or(FrameRate::THIRTY)),
+            _ => Some(frame_rate("--fps", fps)?.unwrap_or(FrameRate::THIRTY)),
         };
         if let Some(stream) = stream
             && !matches!(
@@ -267,7 +268,7 @@ fn names(args: &StreamerArgs) -> Result<Names, ConfigError> {
         return Ok(Names {
             shm_name: target.shm_name(),
             zmq_endpoint: target.zmq_endpoint(),
-            label: Some(target.instance().to_owned()),
+            label: Label::new(target.instance()).ok(),
             nats_key: target.nats_key(),
         });
     }
@@ -305,7 +306,7 @@ fn names(args: &StreamerArgs) -> Result<Names, ConfigError> {
         shm_name: shm_name.to_owned(),
         zmq_endpoint: zmq_endpoint.to_owned(),
         label: None,
-        nats_key: shm_name.replace('.', "_"),
+        nats_key: nats_key_of(shm_name),
     })
 }
 
@@ -318,10 +319,7 @@ fn dummy(args: &StreamerArgs) -> Result<Dummy, ConfigError> {
     if label.is_empty() || !label.is_ascii() {
         return Err(value("--dummy-label", label, "a label is 1 to 24 ASCII bytes"));
     }
-    let fps = given.dummy_fps.unwrap_or(30.0);
-    if !(fps > 0.0 && fps <= 1000.0) {
-        return Err(value("--dummy-fps", fps, "use more than 0 and at most 1000"));
-    }
+    let fps = frame_rate("--dummy-fps", given.dummy_fps)?.unwrap_or(FrameRate::THIRTY);
     let side = |flag, given: Option<u32>, default| {
         let side = given.unwrap_or(default);
         if (2..=LARGEST_SIDE).contains(&side) {
@@ -419,7 +417,7 @@ fn encoder(args: &StreamerArgs, codec: Codec) -> Result<EncoderSettings, ConfigE
             PresetArg::Balanced => Preset::Balanced,
             PresetArg::Quality => Preset::Quality,
         },
-        frame_rate: if annexb { None } else { frame_rate(given.fps)? },
+        frame_rate: if annexb { None } else { frame_rate("--fps", given.fps)? },
         gpu: given.gpu.clone(),
     })
 }
@@ -594,10 +592,10 @@ fn bit_rate(flag: &'static str, rate: f64) -> Result<u32, ConfigError> {
 }
 
 /// As a fraction: whole rates and the NTSC ones exactly, others in thousandths.
-fn frame_rate(fps: Option<f64>) -> Result<Option<FrameRate>, ConfigError> {
+fn frame_rate(flag: &'static str, fps: Option<f64>) -> Result<Option<FrameRate>, ConfigError> {
     let Some(fps) = fps else { return Ok(None) };
     if !(fps >= 0.1 && fps <= 1000.0) {
-        return Err(value("--fps", fps, "use 0.1 to 1000 frames per second"));
+        return Err(value(flag, fps, "use 0.1 to 1000 frames per second"));
     }
     let ntsc = (fps * 1001.0 / 1000.0).round();
     let rate = if (fps - fps.round()).abs() < 1e-9 {
@@ -651,12 +649,12 @@ mod tests {
 
     #[test]
     fn frame_rates_become_exact_fractions() {
-        let rate = |fps| frame_rate(Some(fps)).unwrap().unwrap();
+        let rate = |fps| frame_rate("--fps", Some(fps)).unwrap().unwrap();
         assert_eq!(rate(25.0), FrameRate { num: 25, den: 1 });
         assert_eq!(rate(29.97), FrameRate { num: 30000, den: 1001 });
         assert_eq!(rate(12.5), FrameRate { num: 12500, den: 1000 });
-        assert!(frame_rate(Some(f64::NAN)).is_err());
-        assert!(frame_rate(Some(0.0)).is_err());
+        assert!(frame_rate("--fps", Some(f64::NAN)).is_err());
+        assert!(frame_rate("--fps", Some(0.0)).is_err());
     }
 
     #[test]

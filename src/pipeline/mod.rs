@@ -159,7 +159,10 @@ fn open_source(
         Input::Cvmmap(names) => Ok((Box::new(CvMmapSource::new(attach(names))?), None)),
         Input::Dummy(names, dummy) => {
             let producer = DummyProducer::start(produce(names, dummy), stop.clone())?;
-            let source = CvMmapSource::new(attach(names))?.ending_with(producer.handle());
+            let source = CvMmapSource::new(CvMmapConfig {
+                end: Some(producer.end()),
+                ..attach(names)
+            })?;
             Ok((Box::new(source), Some(producer)))
         }
         Input::Annexb { path, pace } => {
@@ -176,7 +179,8 @@ fn attach(names: &Names) -> CvMmapConfig {
     CvMmapConfig {
         shm_name: names.shm_name.clone(),
         zmq_endpoint: names.zmq_endpoint.clone(),
-        label: names.label.clone(),
+        label: names.label,
+        ..CvMmapConfig::default()
     }
 }
 
