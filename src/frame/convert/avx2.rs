@@ -81,8 +81,11 @@ fn run<'a, const BPP: usize, const KIND: u8>(
             }
             let below = usize::from(pair.bottom.is_some());
             // SAFETY: a strip is as long as a unit.
-            let rows = [0, below].map(|row| unsafe { load::<BPP>(strip[row].as_ptr()) });
-            let [first, second, uv] = unit.compute(rows[0], rows[1]);
+            let (top, bottom) = unsafe {
+                let top = load::<BPP>(strip[0].as_ptr());
+                (top, load::<BPP>(strip[below].as_ptr()))
+            };
+            let [first, second, uv] = unit.compute(top, bottom);
             let (mut bytes, pixels, half) = ([0; UNIT], y0_rest.len(), u_rest.len());
             put32(&mut bytes, first);
             y0_rest.copy_from_slice(&bytes[..pixels]);
@@ -139,12 +142,11 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn compute(&self, top: [__m256i; 4], bottom: [__m256i; 4]) -> [__m256i; 3] {
-        let rows = [top, bottom];
         match (KIND, BPP) {
-            (kind::GRAY, _) => gray(rows.map(|row| row[0])),
-            (kind::MATRIX, _) => matrix(rows.map(|row| self.apart(row))),
-            (_, 3) => yuv(rows.map(|row| self.apart(row))),
-            (_, _) => yuyv(rows.map(|row| [row[0], row[1]])),
+            (kind::GRAY, _) => gray([top[0], bottom[0]]),
+            (kind::MATRIX, _) => matrix([self.apart(top), self.apart(bottom)]),
+            (_, 3) => yuv([self.apart(top), self.apart(bottom)]),
+            (_, _) => yuyv([[top[0], top[1]], [bottom[0], bottom[1]]]),
         }
     }
 
@@ -153,7 +155,8 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
     #[target_feature(enable = "avx2")]
     fn apart(&self, row: [__m256i; 4]) -> [__m256i; 3] {
         if BPP == 4 {
-            let [a, b, c, d] = row.map(|load| _mm256_shuffle_epi8(load, self.gather[0]));
+            let gather = |load: usize| _mm256_shuffle_epi8(row[load], self.gather[0]);
+            let (a, b, c, d) = (gather(0), gather(1), gather(2), gather(3));
             let (low_ab, high_ab) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
             let (low_cd, high_cd) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
             return [
@@ -321,13 +324,13 @@ fn prefetch<const BPP: usize>(rows: [*const u8; 2], at: usize) {
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn load<const BPP: usize>(from: *const u8) -> [__m256i; 4] {
-    from_fn(|i| {
-        if i >= BPP {
-            return _mm256_setzero_si256();
-        }
+    let mut loads = [_mm256_setzero_si256(); 4];
+    // Not `from_fn`: a closure with vectors in it is inlined by luck only.
+    for (i, load) in loads.iter_mut().enumerate().take(BPP) {
         // SAFETY: the caller's: both halves lie inside the unit.
-        unsafe { load_halves(from.add(16 * i), from.add(16 * (BPP + i))) }
-    })
+        *load = unsafe { load_halves(from.add(16 * i), from.add(16 * (BPP + i))) };
+    }
+    loads
 }
 
 /// # Safety

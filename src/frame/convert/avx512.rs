@@ -159,13 +159,15 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
     fn compute(&self, top: [__m512i; 2], bottom: [__m512i; 2]) -> [__m256i; 3] {
         let lay =
             |row: [__m512i; 2], i: usize| _mm512_permutex2var_epi8(row[0], self.layout[i], row[1]);
-        let rows = [top, bottom].map(|row| [lay(row, 0), lay(row, 1)]);
+        // Written out, not by `map`: a closure with vectors in it is inlined by luck only.
+        let rows = [[lay(top, 0), lay(top, 1)], [lay(bottom, 0), lay(bottom, 1)]];
         if KIND == kind::SPLIT {
             return split(rows);
         }
         let luma = |quads: [__m512i; 2]| {
             let bias = _mm512_set1_epi32(16 * 256 + 128);
-            let [even, odd] = quads.map(|q| _mm512_dpbusd_epi32(bias, q, four(LUMA)));
+            let even = _mm512_dpbusd_epi32(bias, quads[0], four(LUMA));
+            let odd = _mm512_dpbusd_epi32(bias, quads[1], four(LUMA));
             pick(even, bytes_of(&PICK_ZIPPED), odd)
         };
         let uv = if KIND == kind::GRAY {
@@ -191,7 +193,8 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn split(rows: [[__m512i; 2]; 2]) -> [__m256i; 3] {
     let ones = _mm512_set1_epi8(1);
-    let [top, bottom] = rows.map(|row| _mm512_maddubs_epi16(row[1], ones));
+    let top = _mm512_maddubs_epi16(rows[0][1], ones);
+    let bottom = _mm512_maddubs_epi16(rows[1][1], ones);
     let sum = _mm512_add_epi16(_mm512_add_epi16(top, bottom), _mm512_set1_epi16(2));
     [
         _mm512_castsi512_si256(rows[0][0]),
