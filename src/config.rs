@@ -263,8 +263,8 @@ fn names(args: &StreamerArgs) -> Result<Names, ConfigError> {
                 });
             }
         }
-        let target = Target::parse(uri)
-            .map_err(|error| value("--input-uri", uri, error.to_string()))?;
+        let target =
+            Target::parse(uri).map_err(|error| value("--input-uri", uri, error.to_string()))?;
         return Ok(Names {
             shm_name: target.shm_name(),
             zmq_endpoint: target.zmq_endpoint(),
@@ -317,7 +317,11 @@ fn dummy(args: &StreamerArgs) -> Result<Dummy, ConfigError> {
         return Err(ConfigError::LongLabel { len: label.len() });
     }
     if label.is_empty() || !label.is_ascii() {
-        return Err(value("--dummy-label", label, "a label is 1 to 24 ASCII bytes"));
+        return Err(value(
+            "--dummy-label",
+            label,
+            "a label is 1 to 24 ASCII bytes",
+        ));
     }
     let fps = frame_rate("--dummy-fps", given.dummy_fps)?.unwrap_or(FrameRate::THIRTY);
     let side = |flag, given: Option<u32>, default| {
@@ -417,7 +421,11 @@ fn encoder(args: &StreamerArgs, codec: Codec) -> Result<EncoderSettings, ConfigE
             PresetArg::Balanced => Preset::Balanced,
             PresetArg::Quality => Preset::Quality,
         },
-        frame_rate: if annexb { None } else { frame_rate("--fps", given.fps)? },
+        frame_rate: if annexb {
+            None
+        } else {
+            frame_rate("--fps", given.fps)?
+        },
         gpu: given.gpu.clone(),
     })
 }
@@ -564,11 +572,13 @@ fn rtmp(args: &StreamerArgs, codec: Codec) -> Result<Vec<RtmpOutput>, ConfigErro
     urls.into_iter()
         .map(|(flag, text)| {
             // The value is not repeated: it may hold a key.
-            let url = text.parse::<RtmpUrl>().map_err(|error| ConfigError::Value {
-                flag,
-                value: "(not shown)".to_owned(),
-                reason: error.to_string(),
-            })?;
+            let url = text
+                .parse::<RtmpUrl>()
+                .map_err(|error| ConfigError::Value {
+                    flag,
+                    value: "(not shown)".to_owned(),
+                    reason: error.to_string(),
+                })?;
             Ok(RtmpOutput {
                 url,
                 packaging,
@@ -594,7 +604,7 @@ fn bit_rate(flag: &'static str, rate: f64) -> Result<u32, ConfigError> {
 /// As a fraction: whole rates and the NTSC ones exactly, others in thousandths.
 fn frame_rate(flag: &'static str, fps: Option<f64>) -> Result<Option<FrameRate>, ConfigError> {
     let Some(fps) = fps else { return Ok(None) };
-    if !(fps >= 0.1 && fps <= 1000.0) {
+    if !(0.1..=1000.0).contains(&fps) {
         return Err(value(flag, fps, "use 0.1 to 1000 frames per second"));
     }
     let ntsc = (fps * 1001.0 / 1000.0).round();
@@ -651,8 +661,20 @@ mod tests {
     fn frame_rates_become_exact_fractions() {
         let rate = |fps| frame_rate("--fps", Some(fps)).unwrap().unwrap();
         assert_eq!(rate(25.0), FrameRate { num: 25, den: 1 });
-        assert_eq!(rate(29.97), FrameRate { num: 30000, den: 1001 });
-        assert_eq!(rate(12.5), FrameRate { num: 12500, den: 1000 });
+        assert_eq!(
+            rate(29.97),
+            FrameRate {
+                num: 30000,
+                den: 1001
+            }
+        );
+        assert_eq!(
+            rate(12.5),
+            FrameRate {
+                num: 12500,
+                den: 1000
+            }
+        );
         assert!(frame_rate("--fps", Some(f64::NAN)).is_err());
         assert!(frame_rate("--fps", Some(0.0)).is_err());
     }
@@ -662,7 +684,16 @@ mod tests {
         for good in ["127.0.0.1:5004", "localhost:1", "[::1]:65535"] {
             assert_eq!(check_endpoint(good), Ok(()), "{good}");
         }
-        for bad in ["", "5004", ":5004", "::1:5004", "host:", "host:0", "host:65536", "host:x"] {
+        for bad in [
+            "",
+            "5004",
+            ":5004",
+            "::1:5004",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:x",
+        ] {
             assert!(check_endpoint(bad).is_err(), "{bad}");
         }
     }

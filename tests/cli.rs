@@ -38,36 +38,84 @@ const REFUSALS: &[Row] = &[
     ("--rtp --rtp-endpoint nowhere", 2, &["nowhere", "HOST:PORT"]),
     ("--rtp --rtp-endpoint ::1:5004", 2, &["brackets"]),
     ("--rtp --rtp-endpoint host:0", 2, &["1 to 65535"]),
-    ("--rtp-endpoint 127.0.0.1:5004", 2, &["--rtp-endpoint", "add --rtp"]),
+    (
+        "--rtp-endpoint 127.0.0.1:5004",
+        2,
+        &["--rtp-endpoint", "add --rtp"],
+    ),
     ("--rtp-sdp x.sdp", 2, &["--rtp-sdp", "add --rtp"]),
-    ("--rtp-payload-type 97", 2, &["--rtp-payload-type", "add --rtp"]),
+    (
+        "--rtp-payload-type 97",
+        2,
+        &["--rtp-payload-type", "add --rtp"],
+    ),
     ("--rtp-mtu 1000", 2, &["--rtp-mtu", "add --rtp"]),
     ("--rtp-pacing off", 2, &["--rtp-pacing", "add --rtp"]),
-    ("--rtp --rtp-endpoint h:1 --rtp-payload-type 95", 2, &["95", "96 to 127"]),
-    ("--rtp --rtp-endpoint h:1 --rtp-payload-type 128", 2, &["128", "96 to 127"]),
-    ("--rtp --rtp-endpoint h:1 --rtp-mtu 299", 2, &["--rtp-mtu 299"]),
-    ("--rtp --rtp-endpoint h:1 --rtp-sdp a --rtp-sdp b", 2, &["--rtp-sdp"]),
+    (
+        "--rtp --rtp-endpoint h:1 --rtp-payload-type 95",
+        2,
+        &["95", "96 to 127"],
+    ),
+    (
+        "--rtp --rtp-endpoint h:1 --rtp-payload-type 128",
+        2,
+        &["128", "96 to 127"],
+    ),
+    (
+        "--rtp --rtp-endpoint h:1 --rtp-mtu 299",
+        2,
+        &["--rtp-mtu 299"],
+    ),
+    (
+        "--rtp --rtp-endpoint h:1 --rtp-sdp a --rtp-sdp b",
+        2,
+        &["--rtp-sdp"],
+    ),
     ("--rtmp", 2, &["--rtmp-url"]),
     ("--rtmp-url rtmp://h/a/k", 2, &["--rtmp-url", "add --rtmp"]),
     ("--rtmp-mode enhanced", 2, &["--rtmp-mode", "add --rtmp"]),
-    ("--rtmp-max-retries 3", 2, &["--rtmp-max-retries", "add --rtmp"]),
-    ("--rtmp --rtmp-url rtmp://h/a/k --rtmp-mode domestic", 2, &["--rtmp-mode", "--codec"]),
-    ("--rtmp --rtmp-url http://h/a/k", 2, &["--rtmp-url", "rtmp://"]),
-    ("--rtmp --rtmp-url-file /nonexistent/urls", 2, &["--rtmp-url-file", "/nonexistent/urls"]),
-    ("--dummy-label abcdefghijklmnopqrstuvwxy --input-mode dummy", 2, &["--dummy-label exceeds 24 bytes"]),
+    (
+        "--rtmp-max-retries 3",
+        2,
+        &["--rtmp-max-retries", "add --rtmp"],
+    ),
+    (
+        "--rtmp --rtmp-url rtmp://h/a/k --rtmp-mode domestic",
+        2,
+        &["--rtmp-mode", "--codec"],
+    ),
+    (
+        "--rtmp --rtmp-url http://h/a/k",
+        2,
+        &["--rtmp-url", "rtmp://"],
+    ),
+    (
+        "--rtmp --rtmp-url-file /nonexistent/urls",
+        2,
+        &["--rtmp-url-file", "/nonexistent/urls"],
+    ),
+    (
+        "--dummy-label abcdefghijklmnopqrstuvwxy --input-mode dummy",
+        2,
+        &["--dummy-label exceeds 24 bytes"],
+    ),
     ("--dummy-fps 0 --input-mode dummy", 2, &["--dummy-fps 0"]),
-    ("--dummy-width 1 --input-mode dummy", 2, &["--dummy-width 1"]),
-    ("--encoder passthrough --bitrate 1M", 2, &["--bitrate", "--encoder passthrough"]),
+    (
+        "--dummy-width 1 --input-mode dummy",
+        2,
+        &["--dummy-width 1"],
+    ),
+    (
+        "--encoder passthrough --bitrate 1M",
+        2,
+        &["--bitrate", "--encoder passthrough"],
+    ),
 ];
 
 #[test]
 fn every_refusal_has_its_code_and_names_the_flag() {
     for (arguments, code, words) in REFUSALS {
-        let output = finish(
-            streamer()
-                .args(BASE.split(' '))
-                .args(arguments.split(' ')),
-        );
+        let output = finish(streamer().args(BASE.split(' ')).args(arguments.split(' ')));
         let text = expect_exit(&output, *code);
         for word in *words {
             assert!(text.contains(word), "{arguments}: no {word:?} in\n{text}");
@@ -82,12 +130,28 @@ fn what_is_missing_is_named_with_what_to_give() {
         ("--codec h264", 2, &["--shm-name", "--input-uri"]),
         ("--codec h264 --shm-name x", 2, &["--zmq-endpoint"]),
         ("--codec h264 --zmq-endpoint ipc:///x", 2, &["--shm-name"]),
-        ("--codec h264 --shm-name a/b --zmq-endpoint ipc:///x", 2, &["--shm-name a/b"]),
-        ("--codec h264 --shm-name x --zmq-endpoint nonsense", 2, &["nonsense", "ipc://"]),
+        (
+            "--codec h264 --shm-name a/b --zmq-endpoint ipc:///x",
+            2,
+            &["--shm-name a/b"],
+        ),
+        (
+            "--codec h264 --shm-name x --zmq-endpoint nonsense",
+            2,
+            &["nonsense", "ipc://"],
+        ),
         ("--codec h264 --input-uri a/b", 2, &["--input-uri a/b"]),
         ("--codec h264 --input-mode annexb", 2, &["--input-file"]),
-        ("--codec h265 --input-uri cam --rtmp --rtmp-url rtmp://h/a/k", 2, &["--rtmp-mode", "enhanced", "domestic"]),
-        ("--codec h264 --input-mode annexb --input-file /nonexistent/x.h264", 5, &["/nonexistent/x.h264"]),
+        (
+            "--codec h265 --input-uri cam --rtmp --rtmp-url rtmp://h/a/k",
+            2,
+            &["--rtmp-mode", "enhanced", "domestic"],
+        ),
+        (
+            "--codec h264 --input-mode annexb --input-file /nonexistent/x.h264",
+            5,
+            &["/nonexistent/x.h264"],
+        ),
     ];
     for (arguments, code, words) in rows {
         let output = finish(streamer().args(arguments.split_whitespace()));

@@ -88,7 +88,10 @@ fn after_warm_up_no_frame_allocates() {
         stop.stop(StopReason::Signal);
         let (report, result) = run.join().unwrap();
         result.unwrap();
-        println!("{allocations} allocations in {MEASURED} frames\n{}", report.unwrap());
+        println!(
+            "{allocations} allocations in {MEASURED} frames\n{}",
+            report.unwrap()
+        );
         assert_eq!(allocations, 0, "allocations in {MEASURED} warm frames");
     });
 }

@@ -110,8 +110,12 @@ impl EncodeStats {
                 into(&mut inner).record(micros);
             }
         };
-        put(Stage::Notice, Stage::SnapshotStart, |i| &mut i.wait_for_read);
-        put(Stage::SnapshotStart, Stage::SnapshotEnd, |i| &mut i.snapshot);
+        put(Stage::Notice, Stage::SnapshotStart, |i| {
+            &mut i.wait_for_read
+        });
+        put(Stage::SnapshotStart, Stage::SnapshotEnd, |i| {
+            &mut i.snapshot
+        });
         put(Stage::SnapshotEnd, Stage::Dequeued, |i| &mut i.queue);
         put(Stage::Dequeued, Stage::Encoded, |i| &mut i.encode);
         put(Stage::Notice, Stage::Encoded, |i| &mut i.notice_to_encoded);
@@ -259,7 +263,11 @@ impl Line<'_> {
             nominal_fps: config.frame_rate.per_second(),
         };
         if passthrough {
-            log::info!("encoder {}: the producer's own {} stream", report.name, config.codec);
+            log::info!(
+                "encoder {}: the producer's own {} stream",
+                report.name,
+                config.codec
+            );
         } else {
             log::info!(
                 "encoder {}: {} {}x{} from {}, {}, {:.2} fps{}, key frame every {}, {} B-frames",
@@ -393,34 +401,51 @@ impl Line<'_> {
 }
 
 fn unix_now() -> Option<u64> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
     u64::try_from(now.as_nanos()).ok()
 }
 
-/// The source's rate over its first second or so, from frame ids and media times: frames that were
-/// skipped before the encoder still count as the producer's, and what is encoded counts for the
-/// bit rate; so it is the distance of what arrives here that matters.
+/// The source's rate over its first second or so, from frame ids and media times. Frames that were
+/// lost on the way here count too: they are the encoder's to drop, not the source's.
 #[derive(Debug, Default)]
 struct RateEstimate {
-    first: Option<i64>,
-    pictures: u32,
+    first: Option<First>,
+    done: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct First {
+    frame_id: u32,
+    epoch: u32,
+    nanos: i64,
 }
 
 impl RateEstimate {
-    const PICTURES: u32 = 30;
+    const FRAMES: u32 = 30;
 
-    /// Gives the rate once, when enough pictures have been seen.
+    /// Gives the rate once, when enough frames have passed.
     fn add(&mut self, snapshot: &Snapshot) -> Option<f64> {
-        let time = snapshot.time.as_nanos();
-        let first = *self.first.get_or_insert(time);
-        if self.pictures > Self::PICTURES {
+        if self.done {
             return None;
         }
-        self.pictures += 1;
-        if self.pictures <= Self::PICTURES {
+        let now = First {
+            frame_id: snapshot.info.frame_id,
+            epoch: snapshot.epoch,
+            nanos: snapshot.time.as_nanos(),
+        };
+        let first = *self.first.get_or_insert(now);
+        if first.epoch != now.epoch {
+            self.first = Some(now);
             return None;
         }
-        let seconds = (time - first) as f64 / 1e9;
-        (seconds > 0.0).then(|| f64::from(Self::PICTURES) / seconds)
+        let frames = now.frame_id.wrapping_sub(first.frame_id);
+        if frames < Self::FRAMES {
+            return None;
+        }
+        self.done = true;
+        let seconds = (now.nanos - first.nanos) as f64 / 1e9;
+        (seconds > 0.0).then(|| f64::from(frames) / seconds)
     }
 }

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::config::{Dummy, Input, Names, StreamConfig, StreamerConfig};
-use crate::encode::registry::EncoderChoice;
 use crate::encode::EncodeError;
+use crate::encode::registry::EncoderChoice;
 use crate::exit::Exit;
 use crate::fanout::Fanout;
 use crate::frame::{FrameInfo, PictureShape, SurfaceLease, SurfacePool};
@@ -80,7 +80,10 @@ pub struct Stats {
 /// Runs until the source ends, a limit is reached or `stop` is set; the first error counts.
 ///
 /// The report comes in any case in which the run began.
-pub fn run(config: &StreamerConfig, stop: &StopToken) -> (Option<Report>, Result<(), PipelineError>) {
+pub fn run(
+    config: &StreamerConfig,
+    stop: &StopToken,
+) -> (Option<Report>, Result<(), PipelineError>) {
     let key_frames = KeyFrameRequests::new();
     let (mut source, producer) = match open_source(config, stop) {
         Ok(opened) => opened,
@@ -240,7 +243,10 @@ fn drive(
                 stats: &stats.encode,
                 stop,
             };
-            errors.keep("encode", stage::spawn(scope, "encode", || stage.run(fanout)))
+            errors.keep(
+                "encode",
+                stage::spawn(scope, "encode", || stage.run(fanout)),
+            )
         });
         let ingesting = {
             let (exchange, queue, stream) = (&exchange, &queue, config.stream.as_ref());
@@ -255,7 +261,14 @@ fn drive(
                     None => Box::new(CountingSurfaces::default()),
                 };
                 let queue = stream.map(|_| queue);
-                ingest::run(source, surfaces.as_mut(), queue, limits, &stats.ingest, stop)
+                ingest::run(
+                    source,
+                    surfaces.as_mut(),
+                    queue,
+                    limits,
+                    &stats.ingest,
+                    stop,
+                )
             };
             errors.keep("ingest", stage::spawn(scope, "ingest", ingest))
         };

@@ -194,7 +194,11 @@ impl fmt::Display for Report {
             StopReason::Idle => "idle",
             StopReason::Error => "error",
         };
-        writeln!(f, "report: {} for {:.2} s, ended: {reason}", self.input, self.seconds)?;
+        writeln!(
+            f,
+            "report: {} for {:.2} s, ended: {reason}",
+            self.input, self.seconds
+        )?;
         let counter = |name| self.source.get(name).copied().unwrap_or(0);
         writeln!(
             f,
@@ -239,7 +243,10 @@ impl fmt::Display for Report {
             }
         }
         if self.latency.notice_to_encoded.count > 0 {
-            writeln!(f, "  latency        p50        p90        p99        max   (microseconds)")?;
+            writeln!(
+                f,
+                "  latency        p50        p90        p99        max   (microseconds)"
+            )?;
             let rows = [
                 ("to read", self.latency.notice_to_read),
                 ("read", self.latency.snapshot),

@@ -42,11 +42,7 @@ pub fn run(
     result
 }
 
-fn drive(
-    sink: &mut dyn Sink,
-    queue: &GopReceiver,
-    context: &SinkContext,
-) -> Result<(), SinkError> {
+fn drive(sink: &mut dyn Sink, queue: &GopReceiver, context: &SinkContext) -> Result<(), SinkError> {
     let mut next_poll = Instant::now();
     let mut last_ask: Option<Instant> = None;
     loop {

@@ -269,7 +269,10 @@ mod tests {
     #[test]
     fn a_source_that_can_wait_loses_nothing() {
         let (mut units, (tx, rx)) = (Units::new(), gop_queue(1));
-        let (stop, all) = (StopToken::new(), [units.key(), units.inter(), units.inter()]);
+        let (stop, all) = (
+            StopToken::new(),
+            [units.key(), units.inter(), units.inter()],
+        );
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| all.each_ref().map(|unit| tx.offer_waiting(unit, &stop)));
             let minute = Instant::now() + Duration::from_secs(60);

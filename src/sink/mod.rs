@@ -11,6 +11,8 @@ use crate::pipeline::stop::StopToken;
 use crate::trace::{LatencyHistogram, Percentiles};
 
 pub mod gather;
+pub mod rtmp;
+pub mod rtp;
 
 /// A destination of the stream, driven by its own thread.
 pub trait Sink: Send {

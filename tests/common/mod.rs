@@ -15,8 +15,7 @@ pub fn streamer() -> Command {
 
 /// A binary of the test kit, which cargo puts beside the streamer.
 pub fn testkit(name: &str) -> Command {
-    let path = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
-        .with_file_name(name);
+    let path = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer")).with_file_name(name);
     assert!(
         path.exists(),
         "{} is not built: run `cargo test --workspace`, or `cargo build --workspace` first",
@@ -78,7 +77,7 @@ pub fn free_port_pair() -> u16 {
     for _ in 0..200 {
         let first = UdpSocket::bind("127.0.0.1:0").expect("a UDP port");
         let port = first.local_addr().expect("bound").port();
-        if port % 2 == 0 && port < u16::MAX && UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
+        if port.is_multiple_of(2) && port < u16::MAX && UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
             return port;
         }
     }

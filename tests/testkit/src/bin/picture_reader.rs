@@ -11,7 +11,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Reads the number of each picture of the dummy's pattern from raw BGR frames")]
+#[command(
+    version,
+    about = "Reads the number of each picture of the dummy's pattern from raw BGR frames"
+)]
 struct Args {
     #[arg(long)]
     width: usize,
