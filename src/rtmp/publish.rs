@@ -76,6 +76,14 @@ impl PublishSession {
         &self.out
     }
 
+    /// The output as a buffer of its own, so that input can be taken while it is being sent.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        if self.out.is_empty() {
+            return Vec::new(); // and the capacity stays
+        }
+        std::mem::take(&mut self.out)
+    }
+
     /// The first `len` bytes of the output are with the kernel.
     pub fn output_sent(&mut self, len: usize) {
         self.out.drain(..len);

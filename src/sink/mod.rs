@@ -1,5 +1,8 @@
 //! 8. The only sockets: where access units leave the process.
 
+pub mod gather;
+pub mod rtmp;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
