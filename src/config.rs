@@ -10,6 +10,7 @@ use crate::encode::registry::EncoderChoice;
 use crate::encode::{Codec, FrameRate, Preset, RateControl};
 use crate::flv::packaging::{Packaging, PackagingError, RtmpMode};
 use crate::rtmp::url::RtmpUrl;
+use crate::sink::rtmp::TlsOptions;
 use crate::sink::rtp::Pacing;
 use crate::source::contract::Label;
 use crate::source::target::{Target, nats_key_of};
@@ -92,7 +93,7 @@ pub struct EncoderSettings {
 pub struct RtpOutput {
     pub endpoint: String,
     pub payload_type: u8,
-    pub mtu: u16,
+    pub mtu: usize,
     pub pacing: Pacing,
     pub sdp_path: Option<PathBuf>,
 }
@@ -104,8 +105,7 @@ pub struct RtmpOutput {
     /// 0 = for ever.
     pub max_retries: u32,
     pub max_backoff: Duration,
-    pub tls_ca: Option<PathBuf>,
-    pub tls_insecure: bool,
+    pub tls: TlsOptions,
 }
 
 /// A refusal: which flag, which value, and what to do instead.
@@ -488,7 +488,7 @@ fn rtp(args: &StreamerArgs) -> Result<Vec<RtpOutput>, ConfigError> {
             Ok(RtpOutput {
                 endpoint: endpoint.clone(),
                 payload_type: payload_type as u8,
-                mtu: mtu as u16,
+                mtu: mtu as usize,
                 pacing,
                 sdp_path: given.rtp_sdp.get(n).cloned(),
             })
@@ -586,8 +586,10 @@ fn rtmp(args: &StreamerArgs, codec: Codec) -> Result<Vec<RtmpOutput>, ConfigErro
                 max_backoff: Duration::from_millis(
                     given.rtmp_max_backoff_ms.unwrap_or(5000).max(100),
                 ),
-                tls_ca: given.rtmp_tls_ca.clone(),
-                tls_insecure: given.rtmp_tls_insecure,
+                tls: TlsOptions {
+                    ca_file: given.rtmp_tls_ca.clone(),
+                    insecure: given.rtmp_tls_insecure,
+                },
             })
         })
         .collect()

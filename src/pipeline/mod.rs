@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::config::{Dummy, Input, Names, StreamConfig, StreamerConfig};
-use crate::encode::EncodeError;
+use crate::encode::{EncodeError, FrameRate, RateControl};
 use crate::encode::registry::EncoderChoice;
 use crate::exit::Exit;
 use crate::fanout::Fanout;
@@ -137,15 +137,37 @@ fn open_sinks(
         stop: stop.clone(),
         stats: Arc::default(),
     };
+    let encoder = &stream.encoder;
+    let bitrate = match encoder.rate {
+        Some(RateControl::Bitrate(rate)) => Some(rate),
+        _ => None,
+    };
     let mut sinks: Vec<OpenSink> = Vec::new();
     for output in &stream.rtp {
+        let config = RtpSinkConfig {
+            payload_type: output.payload_type,
+            mtu: output.mtu,
+            pacing: output.pacing,
+            sdp_path: output.sdp_path.clone(),
+            bitrate,
+            frame_rate: encoder.frame_rate,
+            ..RtpSinkConfig::new(&output.endpoint, encoder.codec)
+        };
         let context = context();
-        let sink = RtpSink::open(RtpSinkConfig::from(output), context.clone())?;
+        let sink = RtpSink::open(config, context.clone())?;
         sinks.push((Box::new(sink), context));
     }
     for output in &stream.rtmp {
+        let config = RtmpSinkConfig {
+            max_retries: output.max_retries,
+            backoff_cap: output.max_backoff,
+            tls: output.tls.clone(),
+            frame_rate: encoder.frame_rate.map(FrameRate::per_second),
+            bitrate,
+            ..RtmpSinkConfig::new(output.url.clone(), output.packaging)
+        };
         let context = context();
-        let sink = RtmpSink::open(RtmpSinkConfig::from(output), context.clone())?;
+        let sink = RtmpSink::open(config, context.clone())?;
         sinks.push((Box::new(sink), context));
     }
     if sinks.is_empty() {
@@ -226,8 +248,8 @@ fn drive(
         for (sink, context) in sinks {
             let (sender, receiver) = gop_queue(sinks::QUEUE);
             fanout.add(sender, Arc::clone(&context.stats));
-            let name = sink.name().split_whitespace().next().unwrap_or("sink");
-            let (name, alive) = (name.to_owned(), &alive);
+            let kind = sink.name().split([' ', ':']).next().unwrap_or("sink");
+            let (name, alive) = (kind.to_owned(), &alive);
             let work = move || sinks::run(sink, receiver, &context, alive);
             sending.extend(errors.keep("sink", stage::spawn(scope, &name, work)));
         }

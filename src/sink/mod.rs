@@ -1,8 +1,5 @@
 //! 8. The only sockets: where access units leave the process.
 
-pub mod gather;
-pub mod rtmp;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +12,6 @@ use crate::trace::{LatencyHistogram, Percentiles};
 
 pub mod gather;
 pub mod rtmp;
-pub mod rtp;
 pub mod rtp;
 #[allow(unsafe_code)] // batched sends and control messages: socket2 and std have none of them
 pub mod udp;
