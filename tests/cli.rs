@@ -19,7 +19,6 @@ const REFUSALS: &[Row] = &[
     ("--bitrate abc", 1, &["--bitrate", "abc"]),
     ("--rtp-pacing sometimes", 1, &["--rtp-pacing", "auto"]),
     ("--codec", 1, &["--codec"]),
-    ("stray", 1, &["stray"]),
     // 2: makes no sense
     ("--codec vp9", 2, &["--codec", "vp9", "h264"]),
     ("--encoder magic", 2, &["--encoder", "software"]),
@@ -126,6 +125,7 @@ fn every_refusal_has_its_code_and_names_the_flag() {
 #[test]
 fn what_is_missing_is_named_with_what_to_give() {
     let rows: &[Row] = &[
+        ("stray", 1, &["stray"]),
         ("", 2, &["--codec"]),
         ("--codec h264", 2, &["--shm-name", "--input-uri"]),
         ("--codec h264 --shm-name x", 2, &["--zmq-endpoint"]),

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::config::{Dummy, Input, Names, StreamConfig, StreamerConfig};
-use crate::encode::{EncodeError, FrameRate, RateControl};
 use crate::encode::registry::EncoderChoice;
+use crate::encode::{EncodeError, FrameRate, RateControl};
 use crate::exit::Exit;
 use crate::fanout::Fanout;
 use crate::frame::{FrameInfo, PictureShape, SurfaceLease, SurfacePool};

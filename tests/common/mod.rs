@@ -77,7 +77,10 @@ pub fn free_port_pair() -> u16 {
     for _ in 0..200 {
         let first = UdpSocket::bind("127.0.0.1:0").expect("a UDP port");
         let port = first.local_addr().expect("bound").port();
-        if port.is_multiple_of(2) && port < u16::MAX && UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
+        if port.is_multiple_of(2)
+            && port < u16::MAX
+            && UdpSocket::bind(("127.0.0.1", port + 1)).is_ok()
+        {
             return port;
         }
     }
