@@ -83,7 +83,6 @@ impl Handle {
         tuning: Option<&str>,
         settings: &[(&str, String)],
     ) -> Result<Self, String> {
-        let _guard = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let api = Functions::load()?;
         // SAFETY: plain allocations, owned by the handle below.
         let (param, input, output) = unsafe {
@@ -112,8 +111,12 @@ impl Handle {
         for (name, value) in settings {
             handle.parse(name, value)?;
         }
-        // SAFETY: `param` is set up; the library copies it.
-        let encoder = unsafe { (api.encoder_open)(param.as_ptr()) };
+        let encoder = {
+            // Not longer: a handle that is dropped on an error below takes the lock itself.
+            let _guard = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: `param` is set up; the library copies it.
+            unsafe { (api.encoder_open)(param.as_ptr()) }
+        };
         handle.encoder = Some(NonNull::new(encoder).ok_or("encoder_open refused the settings")?);
         // SAFETY: both are live; the picture takes its format from the parameters.
         unsafe { (api.picture_init)(param.as_ptr(), input.as_ptr()) };
