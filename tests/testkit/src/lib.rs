@@ -8,6 +8,7 @@
 //! | [`exit`] | exit codes, and the mapping of argument errors to them |
 //! | [`names`], [`pattern`], [`producer`] | a producer that behaves like the real one |
 //! | [`bitstream`], [`stamp`] | NAL units, access units, capture times inside of them |
+//! | [`rtp`] | the receiving side of RTP and its checks |
 //!
 //! The binaries `cvmmap_sim` and `rtp_receiver_tester` are thin wrappers of these.
 
@@ -21,3 +22,5 @@ pub mod producer;
 
 pub mod bitstream;
 pub mod stamp;
+
+pub mod rtp;
