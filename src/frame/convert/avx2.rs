@@ -11,7 +11,7 @@ use std::array::from_fn;
 
 use super::super::PixelFormat;
 use super::rows::{RowPair, copy_foreign};
-use super::{Order, kind};
+use super::vector::{self, UNIT, kind};
 
 /// Every pair of rows.
 ///
@@ -24,76 +24,56 @@ pub unsafe fn convert<'a>(
     width: usize,
     pairs: impl Iterator<Item = RowPair<'a>>,
 ) {
-    let order = Order::of(format);
+    let offsets = vector::offsets(format);
     match format {
-        PixelFormat::Rgb | PixelFormat::Bgr => run::<3, { kind::MATRIX }>(order, width, pairs),
-        PixelFormat::Rgba | PixelFormat::Bgra => run::<4, { kind::MATRIX }>(order, width, pairs),
-        PixelFormat::Gray => run::<1, { kind::GRAY }>(order, width, pairs),
-        PixelFormat::Yuv => run::<3, { kind::SPLIT }>(order, width, pairs),
-        PixelFormat::Yuyv => run::<2, { kind::SPLIT }>(order, width, pairs),
+        PixelFormat::Rgb | PixelFormat::Bgr => run::<3, { kind::MATRIX }>(offsets, width, pairs),
+        PixelFormat::Rgba | PixelFormat::Bgra => run::<4, { kind::MATRIX }>(offsets, width, pairs),
+        PixelFormat::Gray => run::<1, { kind::GRAY }>(offsets, width, pairs),
+        PixelFormat::Yuv => run::<3, { kind::SPLIT }>(offsets, width, pairs),
+        PixelFormat::Yuyv => run::<2, { kind::SPLIT }>(offsets, width, pairs),
     }
 }
 
 #[target_feature(enable = "avx2")]
 fn run<'a, const BPP: usize, const KIND: u8>(
-    order: Order,
+    offsets: [usize; 3],
     width: usize,
     pairs: impl Iterator<Item = RowPair<'a>>,
 ) {
     let (full, rest) = (width / UNIT, width % UNIT);
-    let unit = Unit::<BPP, KIND>::new(order);
+    let unit = Unit::<BPP, KIND>::new(offsets);
     let mut strip = [[0; UNIT * 4]; 2];
     for pair in pairs {
-        let [y0, y1] = pair.y;
-        let (y0, y0_rest) = y0.split_at_mut(full * UNIT);
-        let (y1, y1_rest) = y1.split_at_mut(full * UNIT);
-        let (u, u_rest) = pair.u.split_at_mut(full * UNIT / 2);
-        let (v, v_rest) = pair.v.split_at_mut(full * UNIT / 2);
-        let luma = y0.as_chunks_mut().0.iter_mut().zip(y1.as_chunks_mut().0);
-        let chroma = u.as_chunks_mut().0.iter_mut().zip(v.as_chunks_mut().0);
-        for (i, ((y0, y1), (u, v))) in luma.zip(chroma).enumerate() {
+        let (top_row, bottom_row, ahead) = (pair.top, pair.bottom, pair.ahead);
+        let (places, edge) = pair.places(full);
+        for (i, place) in places.enumerate() {
+            ahead.prefetch::<BPP, KIND>(i);
             let at = i * UNIT * BPP;
-            prefetch::<BPP>(pair.ahead, at);
             // SAFETY: `row_pairs` promises width * BPP bytes in each row, and unit i ends at or
             // before pixel `width`.
             let (top, bottom) = unsafe {
-                let top = load::<BPP>(pair.top.add(at));
-                (top, pair.bottom.map_or(top, |row| load::<BPP>(row.add(at))))
+                let top = load::<BPP>(top_row.add(at));
+                (top, bottom_row.map_or(top, |row| load::<BPP>(row.add(at))))
             };
-            let [first, second, uv] = unit.compute(top, bottom);
-            put32(y0, first);
-            put32(y1, second);
-            put16(u, _mm256_castsi256_si128(uv));
-            put16(v, _mm256_extracti128_si256::<1>(uv));
+            place.put::<KIND>(unit.compute(top, bottom));
         }
         if rest > 0 {
             let (at, bytes) = (full * UNIT * BPP, rest * BPP);
-            for (row, strip) in [Some(pair.top), pair.bottom]
-                .into_iter()
-                .flatten()
-                .zip(&mut strip)
-            {
+            let rows = [Some(top_row), bottom_row].into_iter().flatten();
+            for (row, strip) in rows.zip(&mut strip) {
                 // SAFETY: as above, for the `rest` pixels behind the last whole unit.
                 unsafe { copy_foreign(row.add(at), &mut strip[..bytes]) };
                 if rest % 2 == 1 {
                     strip.copy_within(bytes - BPP..bytes, bytes);
                 }
             }
-            let below = usize::from(pair.bottom.is_some());
+            let below = usize::from(bottom_row.is_some());
             // SAFETY: a strip is as long as a unit.
             let (top, bottom) = unsafe {
                 let top = load::<BPP>(strip[0].as_ptr());
                 (top, load::<BPP>(strip[below].as_ptr()))
             };
-            let [first, second, uv] = unit.compute(top, bottom);
-            let (mut bytes, pixels, half) = ([0; UNIT], y0_rest.len(), u_rest.len());
-            put32(&mut bytes, first);
-            y0_rest.copy_from_slice(&bytes[..pixels]);
-            put32(&mut bytes, second);
-            y1_rest.copy_from_slice(&bytes[..pixels]);
-            put32(&mut bytes, uv);
-            u_rest.copy_from_slice(&bytes[..half]);
-            v_rest.copy_from_slice(&bytes[UNIT / 2..][..half]);
+            edge.put::<KIND>(unit.compute(top, bottom));
         }
     }
 }
@@ -110,7 +90,7 @@ struct Unit<const BPP: usize, const KIND: u8> {
 
 impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
     #[target_feature(enable = "avx2")]
-    fn new(order: Order) -> Self {
+    fn new(offsets: [usize; 3]) -> Self {
         // Three loads of 16 bytes hold 16 pixels of three bytes, and the 16 bytes of one part
         // fall on 16 different positions, because 3 has an inverse modulo 16.
         let of_load = |offset: usize, load: usize| {
@@ -123,25 +103,24 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
             twice(mask)
         };
         let gather = |part: usize| {
-            let offset = order.offsets[part];
+            let offset = offsets[part];
             twice(if BPP == 4 {
-                let parts = [order.offsets[0], order.offsets[1], order.offsets[2], 3];
+                let parts = [offsets[0], offsets[1], offsets[2], 3];
                 from_fn(|i| (i % 4 * 4 + parts[i / 4]) as u8)
             } else {
                 from_fn(|pixel| ((3 * pixel + offset) % 16) as u8)
             })
         };
         Self {
-            from_second: order.offsets.map(|offset| of_load(offset, 1)),
-            from_third: order.offsets.map(|offset| of_load(offset, 2)),
+            from_second: offsets.map(|offset| of_load(offset, 1)),
+            from_third: offsets.map(|offset| of_load(offset, 2)),
             gather: [gather(0), gather(1), gather(2)],
         }
     }
 
-    /// 32 bytes of Y for each row, then 16 of U and 16 of V.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn compute(&self, top: [__m256i; 4], bottom: [__m256i; 4]) -> [__m256i; 3] {
+    fn compute(&self, top: [__m256i; 4], bottom: [__m256i; 4]) -> vector::Result {
         match (KIND, BPP) {
             (kind::GRAY, _) => gray([top[0], bottom[0]]),
             (kind::MATRIX, _) => matrix([self.apart(top), self.apart(bottom)]),
@@ -288,32 +267,6 @@ fn twice(bytes: [u8; 16]) -> __m256i {
     _mm256_broadcastsi128_si256(half)
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn put32(to: &mut [u8; 32], value: __m256i) {
-    // SAFETY: 32 bytes are writable there; the store needs no alignment.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn put16(to: &mut [u8; 16], value: __m128i) {
-    // SAFETY: 16 bytes are writable there; the store needs no alignment.
-    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), value) }
-}
-
-/// Asks for the lines that the next pair of rows needs at the same place.
-#[inline]
-#[target_feature(enable = "sse")]
-fn prefetch<const BPP: usize>(rows: [*const u8; 2], at: usize) {
-    for row in rows {
-        for line in (0..UNIT * BPP).step_by(64) {
-            // A hint: it neither faults nor reads a value.
-            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(at + line).cast());
-        }
-    }
-}
-
 /// A unit's 32 pixels: of `BPP` registers, each has 16 bytes of the first 16 pixels and 16 bytes
 /// of the others. Each byte is read once, and none beside.
 ///
@@ -353,9 +306,6 @@ unsafe fn load_halves(low: *const u8, high: *const u8) -> __m256i {
     }
     value
 }
-
-/// Pixels of a row that are computed at once.
-const UNIT: usize = 32;
 
 /// 16 and a half, in 1/256.
 const LUMA_BIAS: i16 = 16 * 256 + 128;

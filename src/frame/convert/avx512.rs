@@ -12,7 +12,7 @@ use std::array::from_fn;
 
 use super::super::PixelFormat;
 use super::rows::RowPair;
-use super::{Order, kind};
+use super::vector::{self, UNIT, kind};
 
 /// Every pair of rows.
 ///
@@ -25,64 +25,47 @@ pub unsafe fn convert<'a>(
     width: usize,
     pairs: impl Iterator<Item = RowPair<'a>>,
 ) {
-    let order = Order::of(format);
+    let offsets = vector::offsets(format);
     match format {
-        PixelFormat::Rgb | PixelFormat::Bgr => run::<3, { kind::MATRIX }>(order, width, pairs),
-        PixelFormat::Rgba | PixelFormat::Bgra => run::<4, { kind::MATRIX }>(order, width, pairs),
-        PixelFormat::Gray => run::<1, { kind::GRAY }>(order, width, pairs),
-        PixelFormat::Yuv => run::<3, { kind::SPLIT }>(order, width, pairs),
-        PixelFormat::Yuyv => run::<2, { kind::SPLIT }>(order, width, pairs),
+        PixelFormat::Rgb | PixelFormat::Bgr => run::<3, { kind::MATRIX }>(offsets, width, pairs),
+        PixelFormat::Rgba | PixelFormat::Bgra => run::<4, { kind::MATRIX }>(offsets, width, pairs),
+        PixelFormat::Gray => run::<1, { kind::GRAY }>(offsets, width, pairs),
+        PixelFormat::Yuv => run::<3, { kind::SPLIT }>(offsets, width, pairs),
+        PixelFormat::Yuyv => run::<2, { kind::SPLIT }>(offsets, width, pairs),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 fn run<'a, const BPP: usize, const KIND: u8>(
-    order: Order,
+    offsets: [usize; 3],
     width: usize,
     pairs: impl Iterator<Item = RowPair<'a>>,
 ) {
     let (full, rest) = (width / UNIT, width % UNIT);
-    let whole = Unit::<BPP, KIND>::new(order, UNIT);
-    let edge = Unit::<BPP, KIND>::new(order, rest.max(1));
+    let whole = Unit::<BPP, KIND>::new(offsets, UNIT);
+    let last = Unit::<BPP, KIND>::new(offsets, rest.max(1));
     for pair in pairs {
-        let [y0, y1] = pair.y;
-        let (y0, y0_rest) = y0.split_at_mut(full * UNIT);
-        let (y1, y1_rest) = y1.split_at_mut(full * UNIT);
-        let (u, u_rest) = pair.u.split_at_mut(full * UNIT / 2);
-        let (v, v_rest) = pair.v.split_at_mut(full * UNIT / 2);
-        let luma = y0.as_chunks_mut().0.iter_mut().zip(y1.as_chunks_mut().0);
-        let chroma = u.as_chunks_mut().0.iter_mut().zip(v.as_chunks_mut().0);
-        for (i, ((y0, y1), (u, v))) in luma.zip(chroma).enumerate() {
+        let (top_row, bottom_row, ahead) = (pair.top, pair.bottom, pair.ahead);
+        let (places, edge) = pair.places(full);
+        for (i, place) in places.enumerate() {
+            ahead.prefetch::<BPP, KIND>(i);
             let at = i * UNIT * BPP;
-            prefetch::<BPP>(pair.ahead, at);
             // SAFETY: `row_pairs` promises width * BPP bytes in each row, and unit i ends at or
             // before pixel `width`.
             let (top, bottom) = unsafe {
-                let top = whole.load(pair.top.add(at));
-                (top, pair.bottom.map_or(top, |row| whole.load(row.add(at))))
+                let top = whole.load(top_row.add(at));
+                (top, bottom_row.map_or(top, |row| whole.load(row.add(at))))
             };
-            let [first, second, uv] = whole.compute(top, bottom);
-            put32(y0, first);
-            put32(y1, second);
-            put16(u, _mm256_castsi256_si128(uv));
-            put16(v, _mm256_extracti128_si256::<1>(uv));
+            place.put::<KIND>(whole.compute(top, bottom));
         }
         if rest > 0 {
             let at = full * UNIT * BPP;
-            // SAFETY: as above; the masks of `edge` cover `rest` pixels.
+            // SAFETY: as above; the masks of `last` cover `rest` pixels.
             let (top, bottom) = unsafe {
-                let top = edge.load(pair.top.add(at));
-                (top, pair.bottom.map_or(top, |row| edge.load(row.add(at))))
+                let top = last.load(top_row.add(at));
+                (top, bottom_row.map_or(top, |row| last.load(row.add(at))))
             };
-            let [first, second, uv] = edge.compute(top, bottom);
-            let (mut bytes, pixels, half) = ([0; UNIT], y0_rest.len(), u_rest.len());
-            put32(&mut bytes, first);
-            y0_rest.copy_from_slice(&bytes[..pixels]);
-            put32(&mut bytes, second);
-            y1_rest.copy_from_slice(&bytes[..pixels]);
-            put32(&mut bytes, uv);
-            u_rest.copy_from_slice(&bytes[..half]);
-            v_rest.copy_from_slice(&bytes[UNIT / 2..][..half]);
+            edge.put::<KIND>(last.compute(top, bottom));
         }
     }
 }
@@ -101,7 +84,7 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
     const PER_LOAD: usize = if BPP > 2 { 16 } else { 32 };
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
-    fn new(order: Order, pixels: usize) -> Self {
+    fn new(offsets: [usize; 3], pixels: usize) -> Self {
         let ones = |bytes: usize| u64::MAX.checked_shr(64 - bytes as u32).unwrap_or(0);
         let first = pixels.min(Self::PER_LOAD);
         // Where byte `offset` of a pixel lies in the two registers: bit 6 tells the second.
@@ -116,7 +99,7 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
             };
             (load * 64 + within * BPP + offset) as u8
         };
-        let [o0, o1, o2] = order.offsets;
+        let [o0, o1, o2] = offsets;
         let layout = if KIND == kind::SPLIT {
             [
                 from_fn(|i| place(i, o0)),
@@ -153,10 +136,9 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
         }
     }
 
-    /// 32 bytes of Y for each row, then 16 of U and 16 of V.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
-    fn compute(&self, top: [__m512i; 2], bottom: [__m512i; 2]) -> [__m256i; 3] {
+    fn compute(&self, top: [__m512i; 2], bottom: [__m512i; 2]) -> vector::Result {
         let lay =
             |row: [__m512i; 2], i: usize| _mm512_permutex2var_epi8(row[0], self.layout[i], row[1]);
         // Written out, not by `map`: a closure with vectors in it is inlined by luck only.
@@ -191,7 +173,7 @@ impl<const BPP: usize, const KIND: u8> Unit<BPP, KIND> {
 /// Luma as it is; the mean of two by two of U and V.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn split(rows: [[__m512i; 2]; 2]) -> [__m256i; 3] {
+fn split(rows: [[__m512i; 2]; 2]) -> vector::Result {
     let ones = _mm512_set1_epi8(1);
     let top = _mm512_maddubs_epi16(rows[0][1], ones);
     let bottom = _mm512_maddubs_epi16(rows[1][1], ones);
@@ -224,32 +206,6 @@ fn bytes_of(bytes: &[u8; 64]) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
-#[inline]
-#[target_feature(enable = "avx")]
-fn put32(to: &mut [u8; 32], value: __m256i) {
-    // SAFETY: 32 bytes are writable there; the store needs no alignment.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn put16(to: &mut [u8; 16], value: __m128i) {
-    // SAFETY: 16 bytes are writable there; the store needs no alignment.
-    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), value) }
-}
-
-/// Asks for the lines that the next pair of rows needs at the same place.
-#[inline]
-#[target_feature(enable = "sse")]
-fn prefetch<const BPP: usize>(rows: [*const u8; 2], at: usize) {
-    for row in rows {
-        for line in (0..UNIT * BPP).step_by(64) {
-            // A hint: it neither faults nor reads a value.
-            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(at + line).cast());
-        }
-    }
-}
-
 /// # Safety
 ///
 /// The bytes that `mask` names must be mapped readable or have their faults handled.
@@ -270,9 +226,6 @@ unsafe fn load_masked(from: *const u8, mask: u64) -> __m512i {
     }
     value
 }
-
-/// Pixels of a row that are computed at once.
-const UNIT: usize = 32;
 
 /// Weights of B, G, R, G in 1/256, as in `plain`.
 const LUMA: [i8; 4] = [16, 79, 47, 78];

@@ -22,6 +22,8 @@ mod plain;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 use std::sync::OnceLock;
 
@@ -127,7 +129,8 @@ impl Converter {
 
     /// Reads the picture once and writes the three planes.
     ///
-    /// Alpha is ignored. Planes of an odd picture repeat its last column and row. A YUYV row of
+    /// Alpha is ignored. Gray leaves U and V alone, because they are 128 since the surface was made:
+    /// writing them again would be a third of all it writes. Planes of an odd picture repeat its last column and row. A YUYV row of
     /// odd width ends before its last V: the V before it is repeated, 128 if there is none. Of the
     /// bytes between a plane's width and its stride none is written.
     ///
@@ -159,38 +162,4 @@ fn repeat_last_v(last: usize, planes: &mut I420PlanesMut<'_>) {
     for row in planes.v.chunks_mut(planes.chroma_stride) {
         row[last] = last.checked_sub(1).map_or(128, |before| row[before]);
     }
-}
-
-/// Where a pixel keeps its parts, and which arithmetic they need: what the vector kernels build
-/// their permutations from.
-#[derive(Debug, Clone, Copy)]
-#[cfg(target_arch = "x86_64")]
-struct Order {
-    /// Blue, green and red, or Y, U and V: bytes from the start of the pixel (YUYV: of the pair).
-    offsets: [usize; 3],
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Order {
-    const fn of(format: PixelFormat) -> Self {
-        let offsets = match format {
-            PixelFormat::Bgr | PixelFormat::Bgra => [0, 1, 2],
-            PixelFormat::Rgb | PixelFormat::Rgba => [2, 1, 0],
-            PixelFormat::Gray => [0, 0, 0],
-            PixelFormat::Yuv => [0, 1, 2],
-            PixelFormat::Yuyv => [0, 1, 3],
-        };
-        Self { offsets }
-    }
-}
-
-/// The arithmetic of a kernel, as a const generic parameter.
-#[cfg(target_arch = "x86_64")]
-mod kind {
-    /// Blue, green and red through the BT.709 matrix.
-    pub const MATRIX: u8 = 0;
-    /// Luma by range, chroma 128.
-    pub const GRAY: u8 = 1;
-    /// Already Y, U and V: only taken apart, chroma averaged.
-    pub const SPLIT: u8 = 2;
 }

@@ -95,7 +95,7 @@ fn rows_to_planes(
         PixelFormat::Rgb => matrix::<3, 2, 0>(rows, y, u, v),
         PixelFormat::Bgra => matrix::<4, 0, 2>(rows, y, u, v),
         PixelFormat::Rgba => matrix::<4, 2, 0>(rows, y, u, v),
-        PixelFormat::Gray => gray(rows, y, u, v),
+        PixelFormat::Gray => gray(rows, y),
         PixelFormat::Yuv => yuv(rows, y, u, v),
         PixelFormat::Yuyv => yuyv(rows, y, u, v),
     }
@@ -125,14 +125,13 @@ fn matrix<const BPP: usize, const B: usize, const R: usize>(
     }
 }
 
-fn gray(rows: [&[u8]; 2], y: [&mut [u8]; 2], u: &mut [u8], v: &mut [u8]) {
+/// Leaves chroma alone.
+fn gray(rows: [&[u8]; 2], y: [&mut [u8]; 2]) {
     for (row, y) in rows.into_iter().zip(y) {
         for (&pixel, y) in row.iter().zip(y) {
             *y = luma(pixel, pixel, pixel);
         }
     }
-    u.fill(128);
-    v.fill(128);
 }
 
 fn yuv(rows: [&[u8]; 2], y: [&mut [u8]; 2], u: &mut [u8], v: &mut [u8]) {

@@ -8,16 +8,22 @@ pub struct RowPair<'a> {
     pub top: *const u8,
     /// `None` at the end of an odd picture: the top row counts twice and is read once.
     pub bottom: Option<*const u8>,
-    /// The rows of the pair after this one, to prefetch; at the end this pair's own. On a frame
-    /// that another core has just written this halves the time: the hardware's own prefetchers
-    /// do not follow two rows at once.
+    /// Where the pair after this one is and goes, to prefetch; at the end this pair's own.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only vector kernels prefetch
-    pub ahead: [*const u8; 2],
+    pub ahead: Ahead,
     /// Even width.
     pub y: [&'a mut [u8]; 2],
     /// Half of that.
     pub u: &'a mut [u8],
     pub v: &'a mut [u8],
+}
+
+/// The starts of rows that will be wanted soon. Hints only: nothing is read through them.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    pub source: [*const u8; 2],
+    pub y: [*const u8; 2],
+    pub uv: [*const u8; 2],
 }
 
 /// Every pair of rows; from each source row `width * bytes_per_pixel` bytes may be read.
@@ -27,31 +33,32 @@ pub fn row_pairs<'a>(
 ) -> impl Iterator<Item = RowPair<'a>> {
     let height = view.left().height;
     let (width, stride) = (planes.width as usize, planes.luma_stride);
+    let chroma_stride = planes.chroma_stride;
     let luma = planes.y.chunks_mut(2 * stride);
-    let chroma = planes
-        .u
-        .chunks_mut(planes.chroma_stride)
-        .zip(planes.v.chunks_mut(planes.chroma_stride));
-    (0..height)
-        .step_by(2)
-        .zip(luma.zip(chroma))
-        .map(move |(row, (luma, (u, v)))| {
-            let existing = |row: u32| (row < height).then(|| view.row(row));
-            let top = view.row(row);
-            let bottom = existing(row + 1);
-            let (first, second) = luma.split_at_mut(stride);
-            RowPair {
-                top,
-                bottom,
-                ahead: [
+    let chroma = (planes.u.chunks_mut(chroma_stride)).zip(planes.v.chunks_mut(chroma_stride));
+    let rows = (0..height).step_by(2).zip(luma.zip(chroma));
+    rows.map(move |(row, (luma, (u, v)))| {
+        let existing = |row: u32| (row < height).then(|| view.row(row));
+        let (top, bottom) = (view.row(row), existing(row + 1));
+        let later = usize::from(row + 2 < height);
+        let (first, second) = luma.split_at_mut(stride);
+        let below = |row: &[u8], stride: usize| row.as_ptr().wrapping_add(later * stride);
+        RowPair {
+            top,
+            bottom,
+            ahead: Ahead {
+                source: [
                     existing(row + 2).unwrap_or(top),
                     existing(row + 3).or(bottom).unwrap_or(top),
                 ],
-                y: [&mut first[..width], &mut second[..width]],
-                u: &mut u[..width / 2],
-                v: &mut v[..width / 2],
-            }
-        })
+                y: [below(first, 2 * stride), below(second, 2 * stride)],
+                uv: [below(u, chroma_stride), below(v, chroma_stride)],
+            },
+            y: [&mut first[..width], &mut second[..width]],
+            u: &mut u[..width / 2],
+            v: &mut v[..width / 2],
+        }
+    })
 }
 
 /// # Panics
