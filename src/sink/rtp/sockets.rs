@@ -131,7 +131,7 @@ fn pair(any: IpAddr) -> io::Result<(UdpSocket, UdpSocket)> {
     for _ in 0..PAIR_ATTEMPTS {
         let rtp = UdpSocket::bind((any, 0))?;
         let port = rtp.local_addr()?.port();
-        if port % 2 == 0
+        if port.is_multiple_of(2)
             && let Ok(rtcp) = UdpSocket::bind((any, port + 1))
         {
             return Ok((rtp, rtcp));
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn rtcp_takes_the_port_after_an_even_one() {
         let sockets = Sockets::open("127.0.0.1:5004").unwrap();
-        if sockets.local.port() % 2 == 0 {
+        if sockets.local.port().is_multiple_of(2) {
             assert_eq!(sockets.rtcp_port(), sockets.local.port() + 1);
         } else {
             println!("no pair of ports was free");
