@@ -52,7 +52,8 @@ pub fn explain(error: &Error) -> String {
         other => return format!("TLS: {other}"),
     };
     match certificate {
-        CertificateError::UnknownIssuer => {
+        // A signature that is wrong comes from another authority of the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the server's certificate is signed by nobody that this machine trusts; \
              --rtmp-tls-ca FILE names an authority of your own"
                 .to_owned()
