@@ -209,3 +209,6 @@ fn forward(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
