@@ -1,5 +1,6 @@
 //! 1. Where frames come from.
 
+pub mod annexb;
 pub mod contract;
 pub mod cvmmap;
 pub mod dummy;
