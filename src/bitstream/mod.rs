@@ -4,6 +4,7 @@ pub mod access_unit;
 pub mod annexb;
 pub mod nal;
 pub mod params;
+pub mod split;
 
 pub use access_unit::{AccessUnit, AccessUnitPool};
 pub use nal::{NalKind, NalUnit};

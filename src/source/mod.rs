@@ -1,5 +1,7 @@
 //! 1. Where frames come from.
 
+pub mod annexb;
+
 use std::time::Instant;
 
 use crate::frame::{FrameInfo, Snapshot, SurfaceLease};
