@@ -8,6 +8,7 @@ pub mod params;
 pub mod rbsp;
 pub mod sei;
 pub mod sps;
+pub mod split;
 
 pub use access_unit::{AccessUnit, AccessUnitPool};
 pub use config_record::ConfigRecord;
