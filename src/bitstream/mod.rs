@@ -7,8 +7,8 @@ pub mod nal;
 pub mod params;
 pub mod rbsp;
 pub mod sei;
-pub mod sps;
 pub mod split;
+pub mod sps;
 
 pub use access_unit::{AccessUnit, AccessUnitPool};
 pub use config_record::ConfigRecord;

@@ -69,12 +69,18 @@ pub struct SurfaceClient<'a> {
     queue: &'a LatestQueue<Snapshot>,
     stop: &'a StopToken,
     passthrough: bool,
+    /// Frames without the producer's access unit, in passthrough.
+    without_unit: u32,
     seen: u64,
     current: Option<(PictureShape, SurfacePool)>,
 }
 
 /// A driver that takes longer to open has hung; the watchdog of its backend says so.
 const LONGEST_OPEN: Duration = Duration::from_secs(15);
+
+/// Pairing of pictures and access units is lossy on the producer's side: one that has none at all is
+/// known by then.
+const PATIENCE: u32 = 60;
 
 impl<'a> SurfaceClient<'a> {
     pub fn new(
@@ -88,27 +94,39 @@ impl<'a> SurfaceClient<'a> {
             queue,
             stop,
             passthrough,
+            without_unit: 0,
             seen: 0,
             current: None,
         }
     }
 
     /// What matters to the encoder: with one of our own, whether the producer's access unit comes
-    /// with this frame does not; without, nothing but that access unit does.
-    fn shape_of(&self, info: &FrameInfo) -> PictureShape {
-        if self.passthrough {
-            PictureShape {
-                width: 0,
-                height: 0,
-                format: PixelFormat::Gray,
-                encoded: None,
-            }
-        } else {
-            PictureShape {
+    /// with this frame does not; without, nothing but that access unit does. `None` until the
+    /// first one came.
+    fn shape_of(&mut self, info: &FrameInfo) -> Option<PictureShape> {
+        if !self.passthrough {
+            return Some(PictureShape {
                 encoded: None,
                 ..info.shape()
-            }
+            });
         }
+        let known = self.current.as_ref().map(|(shape, _)| *shape);
+        let Some(plane) = info.encoded else {
+            self.without_unit += 1;
+            if known.is_none() && self.without_unit == PATIENCE {
+                log::warn!(
+                    "--encoder passthrough: {PATIENCE} frames came without an access unit of the \
+                     producer's own; --encoder auto would encode the pictures"
+                );
+            }
+            return known;
+        };
+        Some(PictureShape {
+            width: 0,
+            height: 0,
+            format: PixelFormat::Gray,
+            encoded: Some(plane.codec),
+        })
     }
 
     fn wait_for(&mut self, wish: Wish) {
@@ -144,7 +162,7 @@ impl<'a> SurfaceClient<'a> {
 
 impl SurfaceSource for SurfaceClient<'_> {
     fn surface_for(&mut self, info: &FrameInfo) -> Option<SurfaceLease> {
-        let shape = self.shape_of(info);
+        let shape = self.shape_of(info)?;
         // Acquire: pairs with the offer.
         let generation = self.exchange.generation.load(Ordering::Acquire);
         let known = self.current.as_ref().is_some_and(|(s, _)| *s == shape);
