@@ -102,6 +102,8 @@ struct Reported {
     refusal: Option<Refusal>,
     foreign: Option<Label>,
     bad_notice: bool,
+    /// Frames in a row that were refused as late.
+    late: u32,
 }
 
 impl CvMmapSource {
@@ -309,6 +311,7 @@ impl CvMmapSource {
         self.last_frame = Some(end);
         self.present = Some(true);
         self.reported.refusal = None;
+        self.reported.late = 0;
 
         let mut trace = FrameTrace::default();
         trace.stamp(Stage::Notice, notice.arrival);
@@ -339,6 +342,16 @@ impl CvMmapSource {
                 if self.reported.refusal != Some(*refusal) {
                     self.reported.refusal = Some(*refusal);
                     log::warn!("{}: {refusal}; left out", self.config.shm_name);
+                }
+            }
+            Refused::TooLate => {
+                self.reported.late += 1;
+                if self.reported.late == MANY_LATE {
+                    log::warn!(
+                        "{MANY_LATE} frames in a row took longer than 0.7 of the frame interval \
+                         ({:?}) from notice to surface: this machine is too slow for the producer",
+                        self.interval.typical().unwrap_or_default()
+                    );
                 }
             }
             other => log::debug!("{}: {other}", self.config.shm_name),
@@ -525,6 +538,7 @@ fn count(counter: &AtomicU64) {
 
 /// A read may end within so many tenths of the frame interval (contract section 4.5).
 const LATEST_TENTHS: u32 = 7;
+const MANY_LATE: u32 = 30;
 /// Notices in a row that the segment may disagree with.
 const MISMATCHES: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_secs(1);

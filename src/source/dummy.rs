@@ -140,7 +140,8 @@ impl Producer {
         self.end.set(last);
         // Who has been told of the last frame has an interval to read it, as with any other.
         if last.is_some() {
-            self.sleep_until(Instant::now() + self.time_of(1));
+            let rest = self.time_of(1).min(Duration::from_millis(100));
+            self.sleep_until(Instant::now() + rest);
         }
     }
 
