@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! cargo bench --bench convert                  # the table, then criterion
-//! CONVERT_ROUNDS=301 cargo bench --bench convert -- none
+//! CONVERT_ROUNDS=301 CONVERT_ONLY=1080p/bgr cargo bench --bench convert -- none
 //! ```
 
 use std::hint::{black_box, spin_loop};
@@ -56,8 +56,10 @@ fn table(sizes: &[(&str, u32, u32)], rounds: usize) {
         print!(" {:>9} {:>6}", rung.rung().name(), "ratio");
     }
     println!();
+    let only = std::env::var("CONVERT_ONLY").unwrap_or_default();
     for &(name, width, height) in sizes {
-        for format in PixelFormat::ALL {
+        let wanted = |format: &PixelFormat| format!("{name}/{}", format.name()).starts_with(&only);
+        for format in PixelFormat::ALL.into_iter().filter(wanted) {
             let mut scene = Scene::new(format, width, height);
             let mut times = vec![Vec::with_capacity(rounds); 1 + rungs.len()];
             // The first rounds touch every page and are not counted.

@@ -17,7 +17,8 @@ use super::vector::{self, UNIT, kind};
 ///
 /// # Safety
 ///
-/// The CPU must have AVX2.
+/// The CPU must have AVX2. `pairs` must be the
+/// [`row_pairs`](super::rows::row_pairs) of a picture of this format and width.
 #[target_feature(enable = "avx2")]
 pub unsafe fn convert<'a>(
     format: PixelFormat,

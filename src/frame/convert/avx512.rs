@@ -18,7 +18,8 @@ use super::vector::{self, UNIT, kind};
 ///
 /// # Safety
 ///
-/// The CPU must have the features named here.
+/// The CPU must have the features named here. `pairs` must be the
+/// [`row_pairs`](super::rows::row_pairs) of a picture of this format and width.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
 pub unsafe fn convert<'a>(
     format: PixelFormat,

@@ -142,14 +142,16 @@ impl Converter {
         rows::check(left.width, left.height, planes);
         let (format, width) = (view.info().format, left.width as usize);
         let pairs = row_pairs(view, planes);
-        match self.rung {
-            // SAFETY: `with` makes the rung only where the CPU has its features.
-            #[cfg(target_arch = "x86_64")]
-            Rung::Avx512 => unsafe { avx512::convert(format, width, pairs) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Rung::Avx2 => unsafe { avx2::convert(format, width, pairs) },
-            _ => plain::convert(format, width, pairs),
+        // SAFETY: the pairs are those of this view, and `with` makes a rung only where the CPU has
+        // its features.
+        unsafe {
+            match self.rung {
+                #[cfg(target_arch = "x86_64")]
+                Rung::Avx512 => avx512::convert(format, width, pairs),
+                #[cfg(target_arch = "x86_64")]
+                Rung::Avx2 => avx2::convert(format, width, pairs),
+                _ => plain::convert(format, width, pairs),
+            }
         }
         if format == PixelFormat::Yuyv && width % 2 == 1 {
             repeat_last_v(width / 2, planes);

@@ -24,10 +24,19 @@ pub fn chroma(b: i32, g: i32, r: i32) -> (u8, u8) {
 }
 
 /// Every pair of rows through the strip.
-pub fn convert<'a>(format: PixelFormat, width: usize, pairs: impl Iterator<Item = RowPair<'a>>) {
+///
+/// # Safety
+///
+/// `pairs` must be the [`row_pairs`](super::rows::row_pairs) of a picture of this format and width.
+pub unsafe fn convert<'a>(
+    format: PixelFormat,
+    width: usize,
+    pairs: impl Iterator<Item = RowPair<'a>>,
+) {
     let mut strip = Strip::new(format.bytes_per_pixel());
     for pair in pairs {
-        strip.convert(format, width, pair);
+        // SAFETY: the caller's.
+        unsafe { strip.convert(format, width, pair) };
     }
 }
 
@@ -48,7 +57,10 @@ impl Strip {
         }
     }
 
-    fn convert(&mut self, format: PixelFormat, width: usize, pair: RowPair<'_>) {
+    /// # Safety
+    ///
+    /// As the function above, for one pair.
+    unsafe fn convert(&mut self, format: PixelFormat, width: usize, pair: RowPair<'_>) {
         let [y0, y1] = pair.y;
         let parts = (y0.chunks_mut(Self::PIXELS).zip(y1.chunks_mut(Self::PIXELS)))
             .zip((pair.u.chunks_mut(Self::PIXELS / 2)).zip(pair.v.chunks_mut(Self::PIXELS / 2)));

@@ -101,10 +101,10 @@ impl<'a> RowPair<'a> {
 }
 
 impl Ahead {
-    /// Asks for the cache lines that the next pair of rows needs at the place of unit `i`: to
-    /// read, and to own those that will be written. On a frame that another core has just
-    /// written each halves the time; the hardware's prefetchers follow neither two rows at once
-    /// nor stores.
+    /// Asks for the cache lines that the next pair of rows needs at the place of unit `i`, of the
+    /// source and of the planes. On a frame that another core has just written either halves the
+    /// time: the hardware's prefetchers follow neither two rows at once nor stores. Stores past
+    /// the cache would save as much traffic, but the encoder reads the planes at once.
     #[inline]
     #[target_feature(enable = "sse")]
     pub fn prefetch<const BPP: usize, const KIND: u8>(&self, i: usize) {
@@ -114,14 +114,14 @@ impl Ahead {
                 _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(pixel * BPP + line).cast());
             }
         }
-        if pixel % LINE == 0 {
+        if pixel.is_multiple_of(LINE) {
             for row in self.y {
-                _mm_prefetch::<_MM_HINT_ET0>(row.wrapping_add(pixel).cast());
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(pixel).cast());
             }
         }
-        if KIND != kind::GRAY && pixel % (2 * LINE) == 0 {
+        if KIND != kind::GRAY && pixel.is_multiple_of(2 * LINE) {
             for row in self.uv {
-                _mm_prefetch::<_MM_HINT_ET0>(row.wrapping_add(pixel / 2).cast());
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(pixel / 2).cast());
             }
         }
     }
