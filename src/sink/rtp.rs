@@ -122,6 +122,7 @@ pub struct RtpSink {
     packets: u32,
     octets: u32,
     next_report: Option<Instant>,
+    next_feedback: Option<Instant>,
     /// RTCP that is being written.
     scratch: Vec<u8>,
     trouble: Trouble,
@@ -184,6 +185,7 @@ impl RtpSink {
             packets: 0,
             octets: 0,
             next_report: None,
+            next_feedback: None,
             scratch: Vec::with_capacity(512),
             trouble: Trouble::default(),
             name,
@@ -433,7 +435,11 @@ impl Sink for RtpSink {
 
     fn poll(&mut self) -> Result<Duration, SinkError> {
         let now = Instant::now();
-        self.read_feedback(now);
+        // Two system calls: as often as it can matter, not as often as this is called.
+        if self.next_feedback.is_none_or(|due| now >= due) {
+            self.next_feedback = Some(now + FEEDBACK_INTERVAL);
+            self.read_feedback(now);
+        }
         self.ask_if_due(now);
         self.send_report(now);
         let next = [self.next_report, self.asker.due()];
@@ -482,6 +488,8 @@ fn sleep_until(at: Option<Instant>) {
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Feedback waits no longer than this while no pictures come.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Feedback waits so long at least; a key frame is asked for every half second at most.
+const FEEDBACK_INTERVAL: Duration = Duration::from_millis(10);
 const QUIET_AFTER_REFUSAL: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

@@ -202,8 +202,8 @@ fn fill<'g, 'p: 'g>(
     messages.clear();
     for index in 0..DATAGRAMS {
         let Some(packet) = packets.next() else { return };
-        let (head, head_len) = packet.head_block();
-        gather.push_copied_block(head, head_len);
+        let (head, head_len) = packet.head();
+        gather.push_words(head, head_len);
         gather.push_piece(packet.body);
         let len = packet.len();
         if rung == Rung::Segmented

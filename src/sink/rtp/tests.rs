@@ -168,6 +168,7 @@ fn a_receivers_pli_on_either_socket_asks_for_a_key_frame() {
     elsewhere
         .send_to(&pli, ("127.0.0.1", sink.rtcp_port()))
         .unwrap();
+    sink.next_feedback = None;
     sink.poll().unwrap();
     assert!(!context.key_frames.take());
     let requests = context.stats.key_frame_requests.load(Ordering::Relaxed);
@@ -215,6 +216,7 @@ fn a_receiver_that_is_not_there_ends_nothing() {
     let mut sink = RtpSink::open(config, context.clone()).unwrap();
     let mut units = Units::new();
     for frame in 0..5 {
+        sink.next_feedback = None;
         assert_eq!(
             sink.send(&units.key(40 * frame, 5000, 1)).unwrap(),
             Sent::All

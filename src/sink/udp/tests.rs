@@ -37,7 +37,7 @@ fn unit() -> Vec<Vec<u8>> {
 fn expected(nals: &[Vec<u8>], mtu: usize) -> Vec<Vec<u8>> {
     let mut packetizer = packetizer(mtu);
     let packets = packetizer.packets(nals.iter().map(|nal| NalUnit(nal)), 0);
-    packets.map(|p| [p.head(), p.body].concat()).collect()
+    packets.map(|packet| packet.to_vec()).collect()
 }
 
 fn soon() -> Instant {
