@@ -15,6 +15,7 @@
 #![deny(unsafe_code)] // allowed in producer::segment only: a mapping is one
 
 pub mod exit;
+pub mod findings;
 
 pub mod names;
 pub mod pattern;
@@ -24,3 +25,5 @@ pub mod bitstream;
 pub mod stamp;
 
 pub mod rtp;
+
+pub mod rtmp;

@@ -93,9 +93,9 @@ fn what_ffmpeg_sends_is_received_byte_for_byte() {
             (&30.into(), &3.into(), &0.into())
         );
         assert_eq!(found["ended_by"], "bye");
-        assert_eq!(found["violation_count"], 0);
+        assert_eq!(found["violations"]["count"], 0);
         // ffmpeg's STAP-A carries NRI 0 whatever is in it, and only its first report has a CNAME.
-        assert!(codec == "h265" || found["warning_count"].as_u64() >= Some(1));
+        assert!(codec == "h265" || found["warnings"]["count"].as_u64() >= Some(1));
         assert!(found["sender_reports"].as_u64() >= Some(1));
         // 25 frames per second by the RTP times.
         assert!((found["frame_rate"].as_f64().expect("a rate") - 25.0).abs() < 0.01);

@@ -247,7 +247,7 @@ fn exit_code(arguments: &Arguments, report: &Report, end: End) -> u8 {
             .is_none_or(|wanted| counters.frames >= wanted);
     match end {
         End::PayloadType(_) => exit::PAYLOAD_TYPE_MISMATCH,
-        _ if report.violation_count > 0 => exit::PROTOCOL_VIOLATION,
+        _ if report.violations.count > 0 => exit::PROTOCOL_VIOLATION,
         _ if enough => exit::OK,
         _ if counters.packets == 0 => exit::TIMEOUT,
         _ => exit::THRESHOLD_NOT_MET,

@@ -3,6 +3,7 @@
 pub mod annexb;
 pub mod order;
 pub mod rbsp;
+pub mod sps;
 
 use std::str::FromStr;
 

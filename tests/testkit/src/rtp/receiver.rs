@@ -9,12 +9,11 @@ use super::report::{Counters, Latency, LatencyMeter};
 use super::rtcp::{Compound, ReportBlock, SenderReport};
 use super::sequence::{Arrival, Jitter, SequenceTracker};
 use crate::bitstream::{Codec, NalClass, order};
+use crate::findings::Findings;
 use crate::stamp;
 
 /// Packets kept until the codec is known.
 const UNDECIDED_PACKETS: usize = 64;
-/// Findings that are kept in words; the rest is counted.
-const KEPT_FINDINGS: usize = 20;
 /// Pictures shown out of order are never further apart than this, in RTP time.
 const REORDERING_LIMIT: i32 = 90_000;
 
@@ -477,22 +476,6 @@ impl Receiver {
             self.violations.add(text);
         } else {
             self.warnings.add(text);
-        }
-    }
-}
-
-/// Findings: the first ones in words, all of them counted.
-#[derive(Debug, Clone, Default)]
-pub struct Findings {
-    pub texts: Vec<String>,
-    pub count: u64,
-}
-
-impl Findings {
-    fn add(&mut self, text: impl FnOnce() -> String) {
-        self.count += 1;
-        if self.texts.len() < KEPT_FINDINGS {
-            self.texts.push(text());
         }
     }
 }

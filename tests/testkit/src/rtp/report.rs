@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::assemble::AccessUnit;
 use super::receiver::Receiver;
+use crate::findings::Findings;
 use crate::stamp::Stamp;
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -266,10 +267,10 @@ pub struct Report {
     pub bitrate_bps: Option<f64>,
     pub feedback_sent: u64,
     pub latency: Latency,
-    pub violation_count: u64,
-    pub violations: Vec<String>,
-    pub warning_count: u64,
-    pub warnings: Vec<String>,
+    /// Rules of the documents that receivers rely on.
+    pub violations: Findings,
+    /// Rules that well-known senders break and receivers live with.
+    pub warnings: Findings,
 }
 
 impl Report {
@@ -281,7 +282,6 @@ impl Report {
     ) -> Self {
         let counters = receiver.counters().clone();
         let duration_s = counters.seconds();
-        let (violations, warnings) = (receiver.violations(), receiver.warnings());
         Report {
             exit_code: 0,
             ended_by: "",
@@ -296,10 +296,8 @@ impl Report {
             bitrate_bps: duration_s.map(|s| counters.media_bytes as f64 * 8.0 / s),
             feedback_sent,
             latency: receiver.latency(),
-            violation_count: violations.count,
-            violations: violations.texts.clone(),
-            warning_count: warnings.count,
-            warnings: warnings.texts.clone(),
+            violations: receiver.violations().clone(),
+            warnings: receiver.warnings().clone(),
             counters,
         }
     }
@@ -360,17 +358,8 @@ impl std::fmt::Display for Report {
                 )?;
             }
         }
-        for (kind, texts, count) in [
-            ("violation", &self.violations, self.violation_count),
-            ("warning", &self.warnings, self.warning_count),
-        ] {
-            for text in texts {
-                writeln!(f, "{kind}: {text}")?;
-            }
-            if count > texts.len() as u64 {
-                writeln!(f, "{kind}s in all: {count}")?;
-            }
-        }
+        self.violations.write("violation", f)?;
+        self.warnings.write("warning", f)?;
         write!(f, "ended by {}, exit {}", self.ended_by, self.exit_code)
     }
 }
