@@ -69,6 +69,8 @@ pub enum BatchEnd {
 pub struct BatchSocket<K = KernelSocket> {
     kernel: K,
     rung: Rung,
+    /// What was chosen at open.
+    best: Rung,
     buffer: GatherBuffer,
     messages: Vec<Message>,
 }
@@ -100,6 +102,7 @@ impl<K: Kernel> BatchSocket<K> {
         Self {
             kernel,
             rung,
+            best: rung,
             buffer: GatherBuffer::with_capacity(2 * DATAGRAMS, ARENA),
             messages: Vec::with_capacity(DATAGRAMS),
         }
@@ -111,7 +114,14 @@ impl<K: Kernel> BatchSocket<K> {
 
     /// Sends no better than this from now on.
     pub fn limit_rung(&mut self, rung: Rung) {
+        self.best = self.best.min(rung);
         self.rung = self.rung.min(rung);
+    }
+
+    /// Tries the best rung again: older kernels refuse to segment what is too large for the path
+    /// with the same `EINVAL` as what they cannot segment at all.
+    pub fn restore_rung(&mut self) {
+        self.rung = self.best;
     }
 
     /// Sends all of `packets`, or as many as can be until `deadline` where the socket is full.
