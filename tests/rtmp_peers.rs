@@ -342,9 +342,12 @@ fn compare(packaging: Packaging, ours: &[(u32, Vec<u8>)], theirs: &[(u32, Vec<u8
     }
 }
 
+/// NAL type and sets.
+type SetArray = (u8, Vec<Vec<u8>>);
+
 /// The fixed part of an `hvcC` in a sequence header without its number of arrays, and the arrays
 /// as type and sets. ffmpeg calls them incomplete and adds the encoder's SEI; both are left out.
-fn arrays(body: &[u8]) -> (Vec<u8>, Vec<(u8, Vec<Vec<u8>>)>) {
+fn arrays(body: &[u8]) -> (Vec<u8>, Vec<SetArray>) {
     let (fixed, mut rest) = body.split_at(5 + 22);
     let number = rest[0];
     rest = &rest[1..];
