@@ -325,6 +325,7 @@ struct Client {
     check: StreamCheck,
     received: u64,
     output: Vec<u8>,
+    sent: u64,
     opened: Instant,
     last_input: Instant,
     stalled_since: Option<Instant>,
@@ -348,6 +349,7 @@ impl Server<'_> {
             let mut client = self.client(stream, connections.is_empty())?;
             let (end, next) = self.attend(&mut client)?;
             pending = next;
+            client.judge_duties(self.mode, self.arguments.window);
             let frames = client.check.counters().frames;
             self.frames_before += frames;
             connections.push(Connection::of(
@@ -409,6 +411,7 @@ impl Server<'_> {
             check: StreamCheck::new(self.mode, arguments.strict),
             received: 0,
             output: Vec::new(),
+            sent: 0,
             opened: now,
             last_input: now,
             stalled_since: None,
@@ -452,8 +455,8 @@ impl Server<'_> {
             }
             let limit = Duration::from_millis(if room == 0 { 5 } else { 50 });
             if interest.is_empty() {
-                // Nothing to poll for: a hang-up would be reported again and again.
-                wait(&[(self.listener.as_fd(), PollFlags::IN)], limit)?;
+                // Nothing to poll for: a hang-up or a waiting connection would be reported again and again.
+                std::thread::sleep(limit);
             } else {
                 wait(&[(client.stream.as_fd(), interest)], limit)?;
             }
@@ -591,12 +594,38 @@ impl Client {
         self.stalled_since.is_some() && !self.stall_is_over
     }
 
+    /// What can be said only when the connection is over.
+    fn judge_duties(&mut self, mode: Mode, window: u32) {
+        let facts = self.session.facts();
+        if mode != Mode::H265Enhanced && !facts.capabilities.is_empty() {
+            let names = facts.capabilities.join(", ");
+            self.check
+                .warning(|| format!("connect names {names}; only enhanced mode needs them"));
+        }
+        let facts = self.session.facts();
+        let silent = facts.pings.saturating_sub(facts.pongs);
+        // The last request may still be under way.
+        if silent > 1 {
+            self.check
+                .warning(|| format!("{silent} PingRequests without an answer"));
+        }
+        let after_handshake = self.sent.saturating_sub(1 + 2 * BLOCK_BYTES as u64);
+        let due = after_handshake / u64::from(window);
+        if self.session.facts().acknowledgements == 0 && due > 2 {
+            self.check
+                .warning(|| format!("no Acknowledgement, where {due} were due"));
+        }
+    }
+
     /// Sends what the socket takes.
     fn send(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(sent) => drop(self.output.drain(..sent)),
+                Ok(sent) => {
+                    self.sent += sent as u64;
+                    self.output.drain(..sent);
+                }
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
                 {

@@ -40,7 +40,7 @@ pub enum Event<'a> {
         body: &'a [u8],
     },
     Audio,
-    /// `FCUnpublish` or `deleteStream`.
+    /// `deleteStream`.
     Unpublished,
     Warning(String),
     Violation(String),
@@ -60,8 +60,8 @@ pub enum SessionError {
         command: String,
         needed: &'static str,
     },
-    #[error("{what} before NetStream.Publish.Start")]
-    MediaTooEarly { what: &'static str },
+    #[error("{what} before NetStream.Publish.Start, or after the publish's end")]
+    MediaOutside { what: &'static str },
     #[error("'{command}' without {what}")]
     Incomplete {
         command: &'static str,
@@ -109,6 +109,7 @@ enum Phase {
     Created,
     Publishing,
     Refused,
+    Unpublished,
     Closed,
 }
 
@@ -267,7 +268,7 @@ impl Session {
 
     fn media(&self, message: &Message, what: &'static str) -> Result<(), SessionError> {
         if self.phase != Phase::Publishing {
-            return Err(SessionError::MediaTooEarly { what });
+            return Err(SessionError::MediaOutside { what });
         }
         on_stream(what, message.stream)
     }
@@ -399,7 +400,7 @@ impl Session {
                         Value::Null,
                     ],
                 );
-                self.close(sink);
+                self.phase = self.phase.max(Phase::Unpublished);
                 Ok(())
             }
             "deleteStream" | "closeStream" => {

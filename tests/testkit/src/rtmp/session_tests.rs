@@ -188,7 +188,7 @@ fn refusals_come_where_their_code_says() {
         )
     );
     let media = play(&mut refused, &[message(9, 1, 5, vec![0x17])]);
-    assert_eq!(media, Err(SessionError::MediaTooEarly { what: "video" }));
+    assert_eq!(media, Err(SessionError::MediaOutside { what: "video" }));
 
     let mut rejected = session(Some(Refusal::Code("NetConnection.Connect.Rejected".into())));
     assert_eq!(
