@@ -213,8 +213,7 @@ fn fill<'g, 'p: 'g>(
     for index in 0..DATAGRAMS {
         let Some(packet) = packets.next() else { return };
         let (head, head_len) = packet.head();
-        gather.push_words(head, head_len);
-        gather.push_piece(packet.body);
+        gather.push_packet(head, head_len, packet.body);
         let len = packet.len();
         if rung == Rung::Segmented
             && let Some(run) = messages.last_mut()
