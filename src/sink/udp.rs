@@ -261,6 +261,8 @@ impl<K: Kernel> Wire<'_, K> {
         let (mut at, mut refused) = (0, false);
         while let Some(message) = messages.get(at).copied() {
             let error = match self.kernel.send(*self.rung, &messages[at..], pieces) {
+                // never seen, and no reason to try for ever
+                Ok(0) => return Some(BatchEnd::Full),
                 Ok(count) => {
                     sent.first_at.get_or_insert_with(Instant::now);
                     for message in &messages[at..at + count] {
