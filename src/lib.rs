@@ -19,6 +19,8 @@ pub mod encode;
 
 pub mod bitstream;
 
+pub mod fanout;
+
 pub mod rtp;
 
 pub mod flv;
@@ -31,7 +33,11 @@ pub mod pipeline;
 
 pub mod offline;
 
+pub mod control;
+
 pub mod cli;
+pub mod config;
+pub mod exit;
 
 pub mod time;
 pub mod trace;

@@ -1,5 +1,6 @@
 //! `zed_batch_svo_to_mp4` and the script of the same name as programs.
 
+#[path = "common/svo.rs"]
 mod common;
 
 use std::path::Path;

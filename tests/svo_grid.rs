@@ -1,5 +1,6 @@
 //! `zed_svo_grid_to_mp4` as a program: the frames and the clock are read back from its pictures.
 
+#[path = "common/svo.rs"]
 mod common;
 
 use std::path::Path;

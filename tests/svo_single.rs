@@ -1,5 +1,6 @@
 //! `zed_svo_to_mp4` as a program: what it writes, what it says and how it ends.
 
+#[path = "common/svo.rs"]
 mod common;
 #[path = "common/svo_writer.rs"]
 mod svo_writer;

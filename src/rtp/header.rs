@@ -29,17 +29,12 @@ impl Header {
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[0] = 2 << 6;
-        bytes[1] = second_byte(self.marker, self.payload_type);
+        bytes[1] = u8::from(self.marker) << 7 | (self.payload_type & 0x7F);
         bytes[2..4].copy_from_slice(&self.sequence.to_be_bytes());
         bytes[4..8].copy_from_slice(&self.timestamp.to_be_bytes());
         bytes[8..12].copy_from_slice(&self.ssrc.to_be_bytes());
         bytes
     }
-}
-
-/// Marker and payload type.
-pub(super) const fn second_byte(marker: bool, payload_type: u8) -> u8 {
-    (marker as u8) << 7 | (payload_type & 0x7F)
 }
 
 #[cfg(test)]

@@ -14,6 +14,6 @@ pub mod h265;
 pub mod header;
 pub mod packetizer;
 pub mod rtcp;
-//pub mod sdp;
+pub mod sdp;
 
 pub use packetizer::{Packetizer, PacketizerConfig, Packets, RtpPacket};

@@ -3,7 +3,7 @@
 use crate::bitstream::{NalKind, NalUnit};
 use crate::encode::Codec;
 
-use super::header::{Header, second_byte};
+use super::header::Header;
 use super::{h264, h265};
 
 /// What a [`Packetizer`] is made with. The three random starts of RFC 3550 section 5.1 come from
@@ -24,7 +24,7 @@ pub struct PacketizerConfig {
 /// One RTP packet: header and payload header in `head`, the rest of the payload borrowed.
 #[derive(Debug, Clone, Copy)]
 pub struct RtpPacket<'a> {
-    head: [u8; RtpPacket::HEAD],
+    head: Head,
     head_len: usize,
     pub body: &'a [u8],
 }
@@ -33,13 +33,18 @@ impl RtpPacket<'_> {
     /// Room for the fixed header and the longest payload header.
     pub const HEAD: usize = 16;
 
-    pub fn head(&self) -> &[u8] {
-        &self.head[..self.head_len]
+    /// The head in the order of the wire, with what stands behind it, and its length.
+    pub fn head(&self) -> ([[u8; 8]; 2], usize) {
+        let words = [self.head.0.to_be_bytes(), self.head.1.to_be_bytes()];
+        (words, self.head_len)
     }
 
-    /// The head with what stands behind it, and its length: a copy of known size is the cheapest.
-    pub fn head_block(&self) -> (&[u8; RtpPacket::HEAD], usize) {
-        (&self.head, self.head_len)
+    /// The whole packet; for those who do not send it in pieces.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut packet = self.head().0.concat();
+        packet.truncate(self.head_len);
+        packet.extend(self.body);
+        packet
     }
 
     /// Bytes of the whole packet.
@@ -53,11 +58,36 @@ impl RtpPacket<'_> {
     }
 
     pub fn marker(&self) -> bool {
-        self.head[1] & 0x80 != 0
+        self.head.0 & Head::MARKER != 0
     }
 
     pub fn sequence(&self) -> u16 {
-        u16::from_be_bytes([self.head[2], self.head[3]])
+        (self.head.0 >> 32) as u16
+    }
+}
+
+/// Bytes 0 to 7 and 8 to 15 of a packet as two big-endian numbers.
+///
+/// Numbers and not bytes, because a head that was put together byte by byte cannot be read as a
+/// whole at once: the processor waits until the single stores are through, which costs more than
+/// all the rest of drawing a packet.
+#[derive(Debug, Clone, Copy)]
+struct Head(u64, u64);
+
+impl Head {
+    const MARKER: u64 = 0x80 << 48;
+
+    fn new(header: Header) -> Self {
+        let bytes = header.to_bytes();
+        let (low, high) = bytes.split_first_chunk::<8>().expect("twelve bytes");
+        let high = high.first_chunk::<4>().expect("twelve bytes");
+        let high = u64::from(u32::from_be_bytes(*high));
+        Self(u64::from_be_bytes(*low), high << 32)
+    }
+
+    /// With another payload header, whose bytes stand from the highest on.
+    fn with_payload_header(self, bytes: u32) -> Self {
+        Self(self.0, self.1 & !0xFFFF_FFFF | u64::from(bytes))
     }
 }
 
@@ -129,8 +159,6 @@ impl Packetizer {
             timestamp,
             ssrc: self.config.ssrc,
         };
-        let mut head = [0; RtpPacket::HEAD];
-        head[..Header::LEN].copy_from_slice(&header.to_bytes());
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(count as u16);
         Packets {
@@ -140,8 +168,9 @@ impl Packetizer {
             index: 0,
             groups: &self.groups,
             aggregated: &self.aggregated,
-            head,
+            head: Head::new(header),
             head_len: Header::LEN,
+            flags_shift: 0,
             fragments: &[],
             sequence,
             left: count,
@@ -223,8 +252,10 @@ pub struct Packets<'a, N> {
     groups: &'a [Group],
     aggregated: &'a [u8],
     /// The head that the packets of the current NAL unit share.
-    head: [u8; RtpPacket::HEAD],
+    head: Head,
     head_len: usize,
+    /// Where the FU header stands in `head.1`.
+    flags_shift: u32,
     /// What is left of the NAL unit that is being cut.
     fragments: &'a [u8],
     sequence: u16,
@@ -239,19 +270,29 @@ impl<'a, N: Iterator<Item = NalUnit<'a>>> Iterator for Packets<'a, N> {
         if self.left == 0 {
             return None;
         }
+        let mut head = self.head;
         let body = if self.fragments.is_empty() {
-            self.next_nal()?
+            let body = self.next_nal()?;
+            head = self.head;
+            if !self.fragments.is_empty() {
+                head.1 |= FRAGMENT_START << self.flags_shift;
+            }
+            body
         } else {
-            // S is set on the first fragment only, which `next_nal` gives.
-            self.head[self.head_len - 1] &= !FRAGMENT_START;
-            self.next_fragment()
+            let body = self.next_fragment();
+            if self.fragments.is_empty() {
+                head.1 |= FRAGMENT_END << self.flags_shift;
+            }
+            body
         };
         self.left -= 1;
-        self.head[1] = second_byte(self.left == 0, self.head[1]);
-        self.head[2..4].copy_from_slice(&self.sequence.to_be_bytes());
+        head.0 |= u64::from(self.sequence) << 32;
+        if self.left == 0 {
+            head.0 |= Head::MARKER;
+        }
         self.sequence = self.sequence.wrapping_add(1);
         Some(RtpPacket {
-            head: self.head,
+            head,
             head_len: self.head_len,
             body,
         })
@@ -290,31 +331,28 @@ impl<'a, N: Iterator<Item = NalUnit<'a>>> Packets<'a, N> {
         if nal.bytes().len() <= self.largest {
             return Some(nal.bytes());
         }
-        let behind = &mut self.head[Header::LEN..];
-        let (header, prefix) = match self.codec {
+        let (payload_header, header) = match self.codec {
             Codec::H264 => {
-                behind[..2].copy_from_slice(&h264::fragment_header(nal));
-                (1, 2)
+                let [indicator, fu] = h264::fragment_header(nal);
+                (self.flags_shift, self.head_len) = (16, Header::LEN + 2);
+                ([indicator, fu, 0, 0], 1)
             }
             Codec::H265 => {
-                behind[..3].copy_from_slice(&h265::fragment_header(nal));
-                (2, 3)
+                let [first, second, fu] = h265::fragment_header(nal);
+                (self.flags_shift, self.head_len) = (8, Header::LEN + 3);
+                ([first, second, fu, 0], 2)
             }
         };
-        self.head_len = Header::LEN + prefix;
+        let payload_header = u32::from_be_bytes(payload_header);
+        self.head = self.head.with_payload_header(payload_header);
         self.fragments = &nal.bytes()[header..];
-        self.head[self.head_len - 1] |= FRAGMENT_START;
         Some(self.next_fragment())
     }
 
     #[inline]
     fn next_fragment(&mut self) -> &'a [u8] {
         let size = self.largest + Header::LEN - self.head_len;
-        if self.fragments.len() <= size {
-            self.head[self.head_len - 1] |= FRAGMENT_END;
-            return std::mem::take(&mut self.fragments);
-        }
-        let (body, rest) = self.fragments.split_at(size);
+        let (body, rest) = self.fragments.split_at(size.min(self.fragments.len()));
         self.fragments = rest;
         body
     }
@@ -338,8 +376,8 @@ const fn aggregation_header_len(codec: Codec) -> usize {
 }
 
 /// S and E of both FU headers (RFC 6184 section 5.8, RFC 7798 section 4.4.3).
-const FRAGMENT_START: u8 = 0x80;
-const FRAGMENT_END: u8 = 0x40;
+const FRAGMENT_START: u64 = 0x80;
+const FRAGMENT_END: u64 = 0x40;
 
 #[cfg(test)]
 mod tests;

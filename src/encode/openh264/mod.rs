@@ -23,6 +23,9 @@ use super::{
 /// The name that the operator knows it by.
 pub const NAME: &str = "openh264";
 
+/// The library opens for smaller ones and then refuses each picture.
+const SMALLEST: u32 = 16;
+
 /// libopenh264, set for real time: one access unit for each picture, at once.
 pub struct OpenH264 {
     handle: Handle,
@@ -151,6 +154,11 @@ impl EncoderBackend for OpenH264 {
 
 fn settings(config: &EncoderConfig, rate_factor: f64) -> Result<Settings, EncodeError> {
     let (width, height) = config.coded_size();
+    if width.min(height) < SMALLEST {
+        return Err(refused(format!(
+            "{width}x{height} is too small: it takes pictures from {SMALLEST}x{SMALLEST} on"
+        )));
+    }
     let rate = match config.rate {
         RateControl::Bitrate(0) => return Err(refused("--bitrate 0 leaves no bits".to_owned())),
         RateControl::Bitrate(bits) => Rate::BitsPerSecond(scaled(bits, rate_factor)),

@@ -56,7 +56,6 @@ struct Functions {
     picture_init: unsafe extern "C" fn(*mut sys::x265_param, *mut sys::x265_picture),
     encoder_open: unsafe extern "C" fn(*mut sys::x265_param) -> *mut sys::x265_encoder,
     encoder_parameters: unsafe extern "C" fn(*mut sys::x265_encoder, *mut sys::x265_param),
-    encoder_reconfig: unsafe extern "C" fn(*mut sys::x265_encoder, *mut sys::x265_param) -> c_int,
     encoder_encode: unsafe extern "C" fn(
         *mut sys::x265_encoder,
         *mut *mut sys::x265_nal,
@@ -83,7 +82,6 @@ impl Handle {
         tuning: Option<&str>,
         settings: &[(&str, String)],
     ) -> Result<Self, String> {
-        let _guard = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let api = Functions::load()?;
         // SAFETY: plain allocations, owned by the handle below.
         let (param, input, output) = unsafe {
@@ -112,8 +110,12 @@ impl Handle {
         for (name, value) in settings {
             handle.parse(name, value)?;
         }
-        // SAFETY: `param` is set up; the library copies it.
-        let encoder = unsafe { (api.encoder_open)(param.as_ptr()) };
+        let encoder = {
+            // Not longer: a handle that is dropped on an error below takes the lock itself.
+            let _guard = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: `param` is set up; the library copies it.
+            unsafe { (api.encoder_open)(param.as_ptr()) }
+        };
         handle.encoder = Some(NonNull::new(encoder).ok_or("encoder_open refused the settings")?);
         // SAFETY: both are live; the picture takes its format from the parameters.
         unsafe { (api.picture_init)(param.as_ptr(), input.as_ptr()) };
@@ -179,23 +181,6 @@ impl Handle {
             key: output.sliceType == sys::X265_TYPE_IDR as c_int,
             nals,
         }))
-    }
-
-    /// Changes settings of the running encoder; false if it refuses.
-    ///
-    /// # Errors
-    ///
-    /// If a name or a value is unknown.
-    pub fn reconfigure(&mut self, settings: &[(&str, String)]) -> Result<bool, String> {
-        let encoder = self.encoder();
-        // SAFETY: both are live. What is in force now is the ground for the change, for the
-        // library refuses differences in anything else.
-        unsafe { (self.api.encoder_parameters)(encoder, self.param.as_ptr()) };
-        for (name, value) in settings {
-            self.parse(name, value)?;
-        }
-        // SAFETY: both are live; the library copies the parameters.
-        Ok(unsafe { (self.api.encoder_reconfig)(encoder, self.param.as_ptr()) } == 0)
     }
 
     /// As the library set itself up in the end.
@@ -326,9 +311,6 @@ impl Functions {
             encoder_parameters: api
                 .encoder_parameters
                 .ok_or_else(|| gap("encoder_parameters"))?,
-            encoder_reconfig: api
-                .encoder_reconfig
-                .ok_or_else(|| gap("encoder_reconfig"))?,
             encoder_encode: api.encoder_encode.ok_or_else(|| gap("encoder_encode"))?,
             encoder_close: api.encoder_close.ok_or_else(|| gap("encoder_close"))?,
         })

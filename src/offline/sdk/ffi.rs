@@ -68,7 +68,7 @@ impl Api {
         let library = NAMES.iter().find_map(|name| {
             // SAFETY: loading runs the library's initialisers; it is the SDK that the user
             // installed, found under its own name, and is asked for only where it is wanted.
-            match unsafe { Library::new(name) } {
+            match unsafe { Library::new(*name) } {
                 Ok(library) => Some(library),
                 Err(error) => {
                     refused.push(error.to_string());

@@ -15,7 +15,7 @@ fn packetizer(codec: Codec, mtu: usize) -> Packetizer {
 fn datagrams(packetizer: &mut Packetizer, nals: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let packets = packetizer.packets(nals.iter().map(|nal| NalUnit(nal)), 0x0506_0708);
     let promised = packets.len();
-    let datagrams: Vec<_> = packets.map(|p| [p.head(), p.body].concat()).collect();
+    let datagrams: Vec<_> = packets.map(|packet| packet.to_vec()).collect();
     assert_eq!(datagrams.len(), promised);
     datagrams
 }
@@ -210,7 +210,6 @@ fn packets_that_are_never_drawn_leave_a_gap() {
     let mut packets = packetizer.packets(std::iter::once(NalUnit(&big)), 0);
     let count = packets.len();
     assert_eq!(packets.next().unwrap().sequence(), 0xFFFE);
-    drop(packets);
     let next = packetizer
         .packets(std::iter::once(NalUnit(&big)), 0)
         .next()
