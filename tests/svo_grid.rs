@@ -83,10 +83,9 @@ fn every_tile_shows_the_frame_of_the_manifest_under_the_right_time() {
     assert_eq!(pictures.len(), tiles.len());
     for (k, (picture, expected)) in pictures.iter().zip(&tiles).enumerate() {
         // The clock's box covers the first camera's bar code from row 8 on: its upper half is free.
-        let above = |x| {
-            (0..16).fold(0, |n, bit| {
-                n << 1 | u32::from(picture[3 * 1344 + x + bit * 16 + 8] > 128)
-            })
+        let above = |x: usize| {
+            let bit = |bit: usize| u32::from(picture[3 * 1344 + x + bit * 16 + 8] > 128);
+            (0..16).fold(0, |number, at| number << 1 | bit(at))
         };
         let shown = [
             above(64),

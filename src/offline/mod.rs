@@ -9,6 +9,8 @@ pub mod decode;
 mod decoding;
 pub mod encode;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod grid;
 pub mod input;
 pub mod mp4;
