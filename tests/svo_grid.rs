@@ -2,12 +2,15 @@
 
 #[path = "common/svo.rs"]
 mod common;
+#[path = "common/svo_writer.rs"]
+mod svo_writer;
 
 use std::path::Path;
 use std::process::Command;
 
 use common::*;
 use cvmmap_streamer::offline::overlay::{GLYPH_HEIGHT, GLYPH_WIDTH, MARGIN, glyph, scale_for};
+use svo_writer::{SvoOptions, write_svo};
 
 const SEGMENT: &str = "2026-03-18T11-59-41";
 
@@ -180,24 +183,26 @@ fn what_is_no_segment_is_a_usage_error_and_recordings_apart_are_named() {
     let (one, other) = (one.to_str().unwrap(), other.to_str().unwrap());
     let run = grid(&["--input", one, "--input", other], &output);
     assert_eq!(run.code, Some(2), "{}", run.stderr);
-    // The fourth camera ended 0.7 s before this cut one began.
-    let apart = dir.path().join("late.svo2");
-    let jpeg = fixture("jpeg_strips_vga.svo2");
-    std::fs::copy(&jpeg, &apart).unwrap();
+    // An hour behind the other three.
+    let late = dir.path().join("late.svo2");
+    let unit = [0, 0, 0, 1, 0x67, 0x64, 0, 0x1F];
+    let bytes = write_svo(
+        &SvoOptions::default(),
+        [(1_773_810_000_000_000_000, &unit[..], true)],
+    );
+    std::fs::write(&late, bytes).unwrap();
+    let late = late.to_str().unwrap();
     let run = grid(
         &[
-            "--input",
-            one,
-            "--input",
-            one,
-            "--input",
-            one,
-            "--input",
-            apart.to_str().unwrap(),
+            "--input", one, "--input", one, "--input", one, "--input", late,
         ],
         &output,
     );
-    assert_eq!(run.code, Some(0), "they do overlap: {}", run.stderr);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    let named = run.stderr.contains("no time in common")
+        && run.stderr.contains(&format!("before {late} begins"));
+    assert!(named, "{}", run.stderr);
+    assert_eq!(names(dir.path()), ["late.svo2"]);
     assert_eq!(
         grid(&["--segment-dir", "x", "--tile-scale", "0"], &output).code,
         Some(2)

@@ -43,7 +43,7 @@ impl StripDecoder {
 
 /// Rows of `row` bytes, Y0 U Y1 V, as planes; chroma lines are averaged in pairs.
 fn unpack(packed: &[u8], row: usize) -> Option<Yuv420> {
-    if row == 0 || row % 4 != 0 {
+    if row == 0 || !row.is_multiple_of(4) {
         return None;
     }
     let (width, height) = (row / 2, packed.len() / row);

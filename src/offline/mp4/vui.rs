@@ -152,7 +152,7 @@ mod tests {
         }
         put(0, 8); // no chroma location, timing, HRD, picture structure or restrictions
         put(1, 1); // rbsp_stop_one_bit
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('0');
         }
         let byte = |at: usize| u8::from_str_radix(&bits[at..at + 8], 2).unwrap();

@@ -71,14 +71,14 @@ impl Api {
             match unsafe { Library::new(*name) } {
                 Ok(library) => Some(library),
                 Err(error) => {
-                    refused.push(error.to_string());
+                    refused.push(detail(&error));
                     None
                 }
             }
         });
         let Some(library) = library else {
             let absent = !Path::new(NAMES[1]).exists()
-                && refused.iter().all(|why| why.contains("No such file"));
+                && refused.iter().all(|why| why.contains(NO_SUCH_FILE));
             return Err(match absent {
                 true => format!("{} was not found", NAMES[0]),
                 false => format!("{} cannot be loaded: {}", NAMES[0], refused.join("; ")),
@@ -344,6 +344,12 @@ fn runtime_parameters() -> Block<64> {
     block
 }
 
+/// What the loader said: the error itself only names the call.
+fn detail(error: &libloading::Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 fn error_text(status: c_int) -> String {
     let text = match status {
         2 => "no NVIDIA GPU that it can use",
@@ -355,6 +361,8 @@ fn error_text(status: c_int) -> String {
 }
 
 const NAMES: [&str; 2] = ["libsl_zed_c.so", "/usr/local/zed/lib/libsl_zed_c.so"];
+/// As glibc says it.
+const NO_SUCH_FILE: &str = "cannot open shared object file: No such file";
 const VIEW_LEFT: c_int = 0;
 const VIEW_RIGHT: c_int = 1;
 const MEM_CPU: c_int = 0;
