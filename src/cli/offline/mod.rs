@@ -56,6 +56,7 @@ pub enum EncoderDevice {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum OfflinePreset {
+    Fastest,
     Fast,
     #[default]
     Balanced,
@@ -72,6 +73,7 @@ impl EncoderArgs {
                 EncoderDevice::Software => EncoderChoice::Software,
             },
             preset: match self.preset {
+                OfflinePreset::Fastest => Preset::Fastest,
                 OfflinePreset::Fast => Preset::Fast,
                 OfflinePreset::Balanced => Preset::Balanced,
                 OfflinePreset::Quality => Preset::Quality,
