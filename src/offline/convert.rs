@@ -108,14 +108,15 @@ fn attempt(
         if skipped > 0 {
             progress.warn(&format!("{skipped} frames could not be read or decoded"));
         }
-        let interrupted = stop.is_stopped();
         let Some((coded, shape)) = coded.filter(|(coded, _)| coded.frames > 0) else {
-            if interrupted {
+            if stop.is_stopped() {
                 return Err(OfflineError::Interrupted);
             }
             let path = input.path().to_owned();
             return Err(OfflineError::NoPictures { path, skipped });
         };
+        let wanted = (job.last - job.first + 1) as u64;
+        let interrupted = stop.is_stopped() && coded.frames + (skipped as u64) < wanted;
         let output = if interrupted {
             output.keep_partial()?
         } else {

@@ -119,6 +119,11 @@ pub fn partial_name(path: &Path) -> PathBuf {
     path.with_extension("partial.mp4")
 }
 
+/// Whether two names lead to the same file.
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
+    one == other || File::open(one).is_ok_and(|file| same_file(&file, other))
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -182,6 +187,19 @@ mod tests {
         first.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"");
         OutputFile::create(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_known_by_all_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.svo2");
+        fs::write(&path, "").unwrap();
+        fs::hard_link(&path, dir.path().join("b.mp4")).unwrap();
+        fs::write(dir.path().join("c.mp4"), "").unwrap();
+        assert!(is_same_file(&path, &dir.path().join("./a.svo2")));
+        assert!(is_same_file(&path, &dir.path().join("b.mp4")));
+        assert!(!is_same_file(&path, &dir.path().join("c.mp4")));
+        assert!(!is_same_file(&path, &dir.path().join("d.mp4")));
     }
 
     #[test]

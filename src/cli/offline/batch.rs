@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{EncoderArgs, RangeArgs, ViewArgs};
+use super::{EncoderArgs, RangeArgs, ViewArgs, say};
 use crate::offline::error::exit;
 use crate::offline::progress::{Progress, ProgressChoice};
 use crate::pipeline::stop::StopToken;
@@ -109,11 +109,11 @@ pub fn run(args: &BatchArgs, stop: &StopToken) -> u8 {
                 Plan::Skip => "skip",
                 Plan::Clash(_) => "fail",
             };
-            println!(
+            say(&format!(
                 "{verb} {} -> {}",
                 item.input.display(),
                 item.output.display()
-            );
+            ));
         }
         return exit::SUCCESS;
     }
@@ -143,7 +143,7 @@ pub fn run(args: &BatchArgs, stop: &StopToken) -> u8 {
         state.converted, state.skipped, state.failed
     );
     progress.end(&counts);
-    println!("{counts}");
+    say(&counts);
     if stop.is_stopped() {
         exit::INTERRUPTED
     } else if state.failed > 0 {

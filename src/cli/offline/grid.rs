@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use super::{EncoderArgs, ViewArgs, device_name};
+use super::{EncoderArgs, ViewArgs, device_name, say};
 use crate::encode::FrameRate;
 use crate::offline::error::{OfflineError, exit};
 use crate::offline::grid::{GridDone, GridJob, make_grid};
 use crate::offline::input::Input;
+use crate::offline::output::is_same_file;
 use crate::offline::progress::{Progress, ProgressChoice};
 use crate::offline::timeline::GridTimeline;
 use crate::pipeline::stop::StopToken;
@@ -61,7 +62,7 @@ pub struct GridArgs {
 pub fn run(args: &GridArgs, stop: &StopToken) -> u8 {
     match make(args, stop) {
         Ok(done) => {
-            println!(
+            say(&format!(
                 "{}: {} frames, {} x {}, {}, {}, {:.2} s",
                 done.output.display(),
                 done.frames,
@@ -70,7 +71,7 @@ pub fn run(args: &GridArgs, stop: &StopToken) -> u8 {
                 args.encoder.codec,
                 device_name(done.encoder),
                 done.time.as_secs_f64()
-            );
+            ));
             if done.interrupted {
                 exit::INTERRUPTED
             } else {
@@ -157,7 +158,7 @@ fn files(args: &GridArgs) -> Result<([PathBuf; 4], PathBuf), OfflineError> {
             .output
             .clone()
             .ok_or_else(|| OfflineError::Usage("--output is needed with --input".to_owned()))?;
-        if inputs.contains(&output) {
+        if inputs.iter().any(|input| is_same_file(input, &output)) {
             return Err(OfflineError::Usage(
                 "--output is one of the recordings".to_owned(),
             ));

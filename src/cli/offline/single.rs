@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::{EncoderArgs, RangeArgs, ViewArgs, device_name};
+use super::{EncoderArgs, RangeArgs, ViewArgs, device_name, say};
 use crate::offline::convert::{ConvertJob, Converted, convert};
 use crate::offline::error::{OfflineError, exit};
 use crate::offline::input::Input;
+use crate::offline::output::is_same_file;
 use crate::offline::progress::{Progress, ProgressChoice};
 use crate::pipeline::stop::StopToken;
 
@@ -42,7 +43,7 @@ pub struct SingleArgs {
 pub fn run(args: &SingleArgs, stop: &StopToken) -> u8 {
     match convert_one(args, stop) {
         Ok(done) => {
-            println!("{}", summary(&done, args));
+            say(&summary(&done, args));
             if done.interrupted {
                 exit::INTERRUPTED
             } else {
@@ -63,7 +64,7 @@ fn convert_one(args: &SingleArgs, stop: &StopToken) -> Result<Converted, Offline
         .output
         .clone()
         .unwrap_or_else(|| args.input.with_extension("mp4"));
-    if output == args.input {
+    if is_same_file(&args.input, &output) {
         return Err(OfflineError::Usage(
             "--output is the recording itself".to_owned(),
         ));

@@ -9,13 +9,15 @@ use super::{DecodeError, DecodedPicture, Pending, PictureDecoder, Pixels};
 
 pub struct H265Decoder {
     decoder: Decoder,
+    threads: usize,
     pending: Pending,
 }
 
 impl H265Decoder {
     pub fn new(threads: usize) -> Self {
         Self {
-            decoder: Decoder::new().with_display_order().with_threads(threads),
+            decoder: fresh(threads),
+            threads,
             pending: Pending::default(),
         }
     }
@@ -66,6 +68,10 @@ impl PictureDecoder for H265Decoder {
                 });
             }
         }
+        if result.is_err() {
+            // A picture that comes out all the same is a concealed one and finds no frame.
+            self.pending.forget(index);
+        }
         while let Some(frame) = self.decoder.next_output() {
             self.give(frame, out);
         }
@@ -76,7 +82,11 @@ impl PictureDecoder for H265Decoder {
         while let Some(frame) = self.decoder.flush() {
             self.give(frame, out);
         }
-        while self.decoder.next_error().is_some() {}
         self.pending.clear();
+        self.decoder = fresh(self.threads);
     }
+}
+
+fn fresh(threads: usize) -> Decoder {
+    Decoder::new().with_display_order().with_threads(threads)
 }

@@ -358,12 +358,17 @@ impl<'r> FrameReader<'r> {
             // A sum of 0 means "none" (MCAP specification, Chunk).
             let known = chunk.whole && chunk.header.uncompressed_crc != 0;
             *state = ChunkState::Good;
-            if known && size <= LARGEST_CHECKED {
-                self.buffer.resize(size as usize, 0);
-                self.recording
-                    .file
-                    .read_exact_at(&mut self.buffer, chunk.records)?;
-                if crc32fast::hash(&self.buffer) != chunk.header.uncompressed_crc {
+            if known {
+                let mut sum = crc32fast::Hasher::new();
+                let (mut at, mut left) = (chunk.records, size);
+                while left > 0 {
+                    self.buffer.resize(left.min(CHECKED_PIECE) as usize, 0);
+                    self.recording.file.read_exact_at(&mut self.buffer, at)?;
+                    sum.update(&self.buffer);
+                    at += self.buffer.len() as u64;
+                    left -= self.buffer.len() as u64;
+                }
+                if sum.finalize() != chunk.header.uncompressed_crc {
                     *state = ChunkState::Bad;
                 }
             }
@@ -414,5 +419,5 @@ fn hex(bytes: &[u8]) -> String {
 const VERSION_1: [u8; 4] = [0xF5, 0xFF, 0xFF, 0xFF];
 /// Smaller timestamps count from another instant than 1970 (contract section 2).
 const UNIX_TIMES: u64 = 100_000_000_000_000_000;
-/// Larger chunks are read frame by frame, unchecked.
-const LARGEST_CHECKED: u64 = 256 << 20;
+/// A chunk is read in pieces to be checked: it may be as large as the file.
+const CHECKED_PIECE: u64 = 1 << 20;
