@@ -29,14 +29,14 @@ GOP = 30
 
 
 def run(command, **options):
-    """Wall seconds and peak memory in MiB of a command; its output on a failure."""
+    """Wall seconds, CPU seconds and peak memory in MiB of a command; its output on a failure."""
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
     errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"{command[0]} failed: {errors.decode(errors='replace')[-2000:]}")
-    return time.monotonic() - started, usage.ru_maxrss / 1024
+    return time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def make_stream(path, frames, width, height):
@@ -130,22 +130,28 @@ def main():
         if args.memory_frames:
             write_recording(recording, units, args.memory_frames, width, height)
             megabytes = recording.stat().st_size / 1e6
-            seconds, memory = run([*ours, "--preset", "fastest"])
+            seconds, cpu, memory = run([*ours, "--preset", "fastest"])
             print(f"{args.memory_frames} frames, {megabytes:.0f} MB: {args.memory_frames / seconds:.1f} "
-                  f"frames/s, peak {memory:.0f} MiB")
+                  f"frames/s, {1000 * cpu / args.memory_frames:.1f} CPU-ms each, peak {memory:.0f} MiB")
             return
         write_recording(recording, units, wanted, width, height)
         decode = ["ffmpeg", "-v", "error", "-y", "-i", str(stream)]
-        seconds, _ = run([*decode, "-f", "null", "-"])
-        print(f"{wanted} frames of {2 * width}x{height}; ffmpeg decodes alone at {wanted / seconds:.1f} frames/s")
+        seconds, cpu, _ = run([*decode, "-f", "null", "-"])
+        print(f"{wanted} frames of {2 * width}x{height}; ffmpeg decodes alone at "
+              f"{wanted / seconds:.1f} frames/s, {1000 * cpu / wanted:.1f} CPU-ms each")
         for preset in args.presets.split(","):
-            seconds, memory = run([*ours, "--preset", preset])
-            print(f"{preset}: zed_svo_to_mp4 {wanted / seconds:.1f} frames/s, peak {memory:.0f} MiB", flush=True)
+            report(f"{preset}: zed_svo_to_mp4", wanted, run([*ours, "--preset", preset]))
             settings = (f"crf=23:keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:b-pyramid=0:"
                         "open-gop=0:log-level=none")
-            seconds, memory = run([*decode, "-vf", "crop=iw/2:ih:0:0", "-c:v", "libx265", "-preset",
-                                   theirs[preset], "-x265-params", settings, str(folder / "ffmpeg.mp4")])
-            print(f"{preset}: ffmpeg {wanted / seconds:.1f} frames/s, peak {memory:.0f} MiB", flush=True)
+            report(f"{preset}: ffmpeg", wanted, run(
+                [*decode, "-vf", "crop=iw/2:ih:0:0", "-c:v", "libx265", "-preset", theirs[preset],
+                 "-x265-params", settings, str(folder / "ffmpeg.mp4")]))
+
+
+def report(name, frames, measured):
+    seconds, cpu, memory = measured
+    print(f"{name} {frames / seconds:.1f} frames/s, {1000 * cpu / frames:.1f} CPU-ms each, "
+          f"peak {memory:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -209,4 +209,4 @@ fn view_and_encode(
     Ok(Some((coded, shape)))
 }
 
-const PICTURES_IN_FLIGHT: usize = 3;
+const PICTURES_IN_FLIGHT: usize = 1;

@@ -326,7 +326,7 @@ fn pack_yuyv(surface: &I420Surface, out: &mut Vec<u8>) {
 }
 
 /// Enough for one to be drawn, one coded and some to wait.
-const SURFACES_IN_FLIGHT: usize = 4;
+const SURFACES_IN_FLIGHT: usize = 3;
 
 #[cfg(test)]
 mod tests {

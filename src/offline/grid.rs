@@ -280,4 +280,4 @@ fn draw(
     Ok(())
 }
 
-const TILES_IN_FLIGHT: usize = 3;
+const TILES_IN_FLIGHT: usize = 2;
