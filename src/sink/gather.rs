@@ -79,19 +79,22 @@ impl<'a> Gather<'a> {
         self.push_piece(room);
     }
 
-    /// Copies all of `block`, which costs one instruction where its length is known, and lists
-    /// its first `len` bytes. An empty piece does take a place here.
+    /// Copies both `words`, which costs an instruction each, and lists the first `len` of their
+    /// sixteen bytes. An empty piece does take a place here.
     ///
     /// # Panics
     ///
-    /// As [`Gather::push_copied`], where each call takes `N` bytes; if `len` is over `N`.
-    pub fn push_copied_block<const N: usize>(&mut self, block: &[u8; N], len: usize) {
-        let room = self.take_arena(N);
-        room.copy_from_slice(block);
+    /// As [`Gather::push_copied`], where each call takes sixteen bytes; if `len` is over that.
+    #[inline]
+    pub fn push_words(&mut self, words: [[u8; 8]; 2], len: usize) {
+        let room = self.take_arena(16);
+        room[..8].copy_from_slice(&words[0]);
+        room[8..].copy_from_slice(&words[1]);
         self.push_piece(&room[..len]);
     }
 
     /// Points at `piece`, which takes a place even if it is empty.
+    #[inline]
     pub fn push_piece(&mut self, piece: &'a [u8]) {
         self.len += piece.len();
         self.pieces.push(IoSlice::new(piece));
@@ -141,6 +144,7 @@ impl<'a> Gather<'a> {
         (self.sent, self.len) = (0, 0);
     }
 
+    #[inline]
     fn take_arena(&mut self, len: usize) -> &'a mut [u8] {
         let (room, rest) = std::mem::take(&mut self.arena).split_at_mut(len);
         self.arena = rest;
@@ -182,7 +186,7 @@ mod tests {
         gather.push(&payload);
         gather.push_copied(&[7]);
         gather.push(&[]);
-        gather.push_copied_block(&[6; 16], 2);
+        gather.push_words([[6; 8]; 2], 2);
         assert_eq!(bytes(&gather), [9, 8, 1, 2, 3, 7, 6, 6]);
         assert_eq!(gather.pieces().len(), 4);
         assert_eq!(gather.pieces()[1].as_ptr(), payload.as_ptr());
