@@ -156,6 +156,11 @@ impl Session {
         self.phase == Phase::Publishing
     }
 
+    /// Whether the client has begun to say goodbye.
+    pub fn is_unpublished(&self) -> bool {
+        self.phase >= Phase::Unpublished
+    }
+
     /// The chunk size that the client has announced.
     pub fn chunk_size(&self) -> u32 {
         self.reader.chunk_size()

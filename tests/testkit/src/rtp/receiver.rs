@@ -30,6 +30,18 @@ pub struct Config {
     pub strict: bool,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            payload_type: 96,
+            codec: None,
+            parameter_sets: Vec::new(),
+            monotonic: false,
+            strict: false,
+        }
+    }
+}
+
 /// What one datagram led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
