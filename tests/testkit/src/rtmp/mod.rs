@@ -6,6 +6,7 @@
 pub mod amf0;
 pub mod chunk;
 mod client;
+mod commands;
 pub mod config_record;
 pub mod dump;
 pub mod flv;
