@@ -79,41 +79,51 @@ pub fn bgr(frame: u32, x: usize, y: usize) -> [u8; 3] {
 
 /// Fills `rows`, tight, with frame `frame` of the pattern. Its length must be `width * height * channels`.
 pub fn fill(format: PixelFormat, frame: u32, width: usize, height: usize, rows: &mut [u8]) {
-    assert_eq!(
-        rows.len(),
-        width * format.channels() * height,
-        "a tight picture"
-    );
-    // One loop for each layout: a live producer draws beside the encoder that it feeds.
-    match format {
-        PixelFormat::Rgb => draw(frame, width, rows, |_, [b, g, r]| [r, g, b]),
-        PixelFormat::Bgr => draw(frame, width, rows, |_, bgr| bgr),
-        PixelFormat::Rgba => draw(frame, width, rows, |_, [b, g, r]| [r, g, b, 255]),
-        PixelFormat::Bgra => draw(frame, width, rows, |_, [b, g, r]| [b, g, r, 255]),
-        PixelFormat::Gray => draw(frame, width, rows, |_, [_, g, _]| [g]),
-        PixelFormat::Yuv => draw(frame, width, rows, |_, [b, g, r]| [g, b, r]),
-        PixelFormat::Yuyv => draw(frame, width, rows, |x, [b, g, r]| {
-            // R of an odd pixel and of the even one before it are the same: x/2 drops the difference.
-            [g, if x % 2 == 0 { b } else { r }]
-        }),
+    let row_bytes = width * format.channels();
+    assert_eq!(rows.len(), row_bytes * height, "a tight picture");
+    // Every byte is what x gives plus what row and frame give, so a row is one addition over bytes: a
+    // live producer draws beside the encoder that it feeds.
+    let mut columns = Vec::with_capacity(row_bytes);
+    for x in 0..width {
+        let (pixel, bytes) = layout(format, x, bgr(0, x, 0), 255);
+        columns.extend_from_slice(&pixel[..bytes]);
+    }
+    for (y, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
+        let mut offsets = [0_u8; PERIOD];
+        for (x, pixel) in offsets.chunks_exact_mut(format.channels()).enumerate() {
+            let (offset, bytes) = layout(format, x, bgr(frame, 0, y), 0);
+            pixel.copy_from_slice(&offset[..bytes]);
+        }
+        let (pieces, tail) = row.as_chunks_mut::<PERIOD>();
+        let (sources, source_tail) = columns.as_chunks::<PERIOD>();
+        for (piece, source) in pieces.iter_mut().zip(sources) {
+            for index in 0..PERIOD {
+                piece[index] = source[index].wrapping_add(offsets[index]);
+            }
+        }
+        for ((byte, source), offset) in tail.iter_mut().zip(source_tail).zip(offsets) {
+            *byte = source.wrapping_add(offset);
+        }
     }
 }
 
-fn draw<const N: usize>(
-    frame: u32,
-    width: usize,
-    rows: &mut [u8],
-    layout: impl Fn(usize, [u8; 3]) -> [u8; N],
-) {
-    // What x adds, once for all rows.
-    let columns: Vec<(u8, u8)> = (0..width).map(|x| (x as u8, (x / 2) as u8)).collect();
-    for (y, row) in rows.chunks_exact_mut(width * N).enumerate() {
-        let [b, g, r] = bgr(frame, 0, y);
-        for ((x, pixel), column) in row.chunks_exact_mut(N).enumerate().zip(&columns) {
-            let colour = [b.wrapping_add(column.0), g, r.wrapping_add(column.1)];
-            pixel.copy_from_slice(&layout(x, colour));
-        }
-    }
+/// Whole pixels, and whole pairs of them, of every layout.
+const PERIOD: usize = 48;
+
+/// The bytes of pixel `x` and their number.
+fn layout(format: PixelFormat, x: usize, [b, g, r]: [u8; 3], alpha: u8) -> ([u8; 4], usize) {
+    let bytes = match format {
+        PixelFormat::Rgb => [r, g, b, 0],
+        PixelFormat::Bgr => [b, g, r, 0],
+        PixelFormat::Rgba => [r, g, b, alpha],
+        PixelFormat::Bgra => [b, g, r, alpha],
+        PixelFormat::Gray => [g, 0, 0, 0],
+        PixelFormat::Yuv => [g, b, r, 0],
+        // R is the same for both pixels of a pair: x/2 drops the difference.
+        PixelFormat::Yuyv if x.is_multiple_of(2) => [g, b, 0, 0],
+        PixelFormat::Yuyv => [g, r, 0, 0],
+    };
+    (bytes, format.channels())
 }
 
 /// Depth in millimetres, `1000 + x + y + n`, with the three values in the first row that a consumer
