@@ -294,7 +294,7 @@ fn segmented_sends_are_taken_apart() {
         for sequence in 0..40 {
             let fragment = [
                 &[0x7C, if sequence == 0 { 0x85 } else { 0x05 }][..],
-                &[0x55; 986],
+                &[0x88; 986],
             ]
             .concat();
             batch.extend(packet(sequence, false, 96, &fragment));

@@ -293,7 +293,8 @@ impl Receiver {
             self.ended_ns = None;
         }
         let mut source = self.source_of(packet.ssrc, codec);
-        match source.tracker.accept(packet.sequence) {
+        let arrival = source.tracker.accept(packet.sequence);
+        match arrival {
             late @ (Arrival::Late | Arrival::Twice) => {
                 self.counters.late += u64::from(late == Arrival::Late);
                 self.counters.repeated += u64::from(late == Arrival::Twice);
@@ -310,7 +311,8 @@ impl Receiver {
             }
             Arrival::First | Arrival::Next => {}
         }
-        let gap_ahead = source.finished.is_some_and(|(_, gap)| gap);
+        let gap_ahead =
+            matches!(arrival, Arrival::AfterGap(_)) || source.finished.is_some_and(|(_, gap)| gap);
         source.jitter.accept(arrival_ns, packet.timestamp);
         if source
             .assembler
