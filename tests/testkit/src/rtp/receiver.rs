@@ -30,6 +30,18 @@ pub struct Config {
     pub strict: bool,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            payload_type: 96,
+            codec: None,
+            parameter_sets: Vec::new(),
+            monotonic: false,
+            strict: false,
+        }
+    }
+}
+
 /// What one datagram led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -281,7 +293,8 @@ impl Receiver {
             self.ended_ns = None;
         }
         let mut source = self.source_of(packet.ssrc, codec);
-        match source.tracker.accept(packet.sequence) {
+        let arrival = source.tracker.accept(packet.sequence);
+        match arrival {
             late @ (Arrival::Late | Arrival::Twice) => {
                 self.counters.late += u64::from(late == Arrival::Late);
                 self.counters.repeated += u64::from(late == Arrival::Twice);
@@ -298,7 +311,8 @@ impl Receiver {
             }
             Arrival::First | Arrival::Next => {}
         }
-        let gap_ahead = source.finished.is_some_and(|(_, gap)| gap);
+        let gap_ahead =
+            matches!(arrival, Arrival::AfterGap(_)) || source.finished.is_some_and(|(_, gap)| gap);
         source.jitter.accept(arrival_ns, packet.timestamp);
         if source
             .assembler
