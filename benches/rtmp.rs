@@ -95,6 +95,7 @@ impl Writer {
             .unwrap();
         let config = RtmpSinkConfig {
             chunk_size,
+            unsent_limit: std::env::var("UNSENT").map_or(32 * 1024, |v| v.parse().unwrap()),
             ..RtmpSinkConfig::new(url, Packaging::LegacyAvc)
         };
         let context = SinkContext {

@@ -100,6 +100,7 @@ impl Link {
         unit: &AccessUnit,
         config: &RtmpSinkConfig,
         stop: &StopToken,
+        now: Instant,
     ) -> Result<SentUnit, LinkError> {
         let Self {
             stream,
@@ -119,15 +120,16 @@ impl Link {
             .pieces(feed.body(&picture, unit))
             .for_each(|piece| gather.push(piece));
         let bytes = gather.remaining();
-        let mut patience = Patience::new(config.write_timeout);
-        let mut first = None;
+        let mut patience = Patience::new(config.write_timeout, now);
+        let (mut first, mut last) = (None, now);
         loop {
             let done = if gather.is_empty() {
                 stream.flush()
             } else {
                 stream.write(gather.pieces()).map(|written| {
-                    first.get_or_insert_with(Instant::now);
                     gather.advance(written);
+                    last = Instant::now();
+                    first.get_or_insert(last);
                     false
                 })
             };
@@ -143,7 +145,6 @@ impl Link {
                 Err(error) => return Err(read_last_words(stream, session, *clock, error)),
             }
         }
-        let last = Instant::now();
         Ok(SentUnit {
             bytes,
             first: first.unwrap_or(last),
@@ -216,10 +217,10 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(whole: Duration) -> Self {
+    fn new(whole: Duration, now: Instant) -> Self {
         Self {
             whole,
-            deadline: Instant::now() + whole,
+            deadline: now + whole,
             stopping: false,
         }
     }
