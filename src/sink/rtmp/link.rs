@@ -123,27 +123,30 @@ impl Link {
         let mut patience = Patience::new(config.write_timeout, now);
         let (mut first, mut last) = (None, now);
         loop {
-            let done = if gather.is_empty() {
-                stream.flush()
-            } else {
-                stream.write(gather.pieces()).map(|written| {
-                    gather.advance(written);
+            let offered = gather.pieces().iter().map(|piece| piece.len()).sum();
+            let taken = match stream.write(gather.pieces()) {
+                Ok(taken) => {
+                    gather.advance(taken);
                     last = Instant::now();
                     first.get_or_insert(last);
-                    false
-                })
-            };
-            match done {
-                Ok(true) => break,
-                Ok(false) if !gather.is_empty() => {}
-                // TLS holds sealed records back, or the last write has emptied the list.
-                Ok(false) if stream.flush()? => break,
-                Ok(false) => patience.wait(stream, session, *clock, stop)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    patience.wait(stream, session, *clock, stop)?;
+                    taken
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(error) => return Err(read_last_words(stream, session, *clock, error)),
+            };
+            if gather.is_empty() {
+                break;
             }
+            // A kernel that took less than it was offered is full: asking again at once would
+            // only hear that.
+            if taken < offered {
+                patience.wait(stream, session, *clock, stop)?;
+            }
+        }
+        // TLS may hold sealed records back.
+        while !stream.flush()? {
+            patience.wait(stream, session, *clock, stop)?;
+            last = Instant::now();
         }
         Ok(SentUnit {
             bytes,
