@@ -57,6 +57,8 @@ pub struct Receiver {
     codec: Option<Codec>,
     source: Option<Source>,
     former: HashSet<u32>,
+    /// Reports of a source that no packet has come from: the two ports are read in turn.
+    early_report: Option<(SenderReport, u64)>,
     undecided: Vec<(Vec<u8>, u64)>,
     counters: Counters,
     violations: Findings,
@@ -118,6 +120,7 @@ impl Receiver {
             codec,
             source: None,
             former: HashSet::new(),
+            early_report: None,
             undecided: Vec::new(),
             counters: Counters::default(),
             violations: Findings::default(),
@@ -380,7 +383,12 @@ impl Receiver {
                     self.violation(|| format!("SSRC {ssrc:08x} comes back: two senders at once"));
                 }
                 self.counters.sources += 1;
-                Source::new(ssrc, codec)
+                let mut source = Source::new(ssrc, codec);
+                source.report = self
+                    .early_report
+                    .take()
+                    .filter(|(report, _)| report.ssrc == ssrc);
+                source
             }
         }
     }
@@ -468,14 +476,18 @@ impl Receiver {
     fn sender_report(&mut self, report: SenderReport, arrival_ns: u64) {
         self.counters.sender_reports += 1;
         self.counters.reported_packets = u64::from(report.packets);
-        let Some(source) = &mut self.source else {
-            return;
-        };
-        if source.ssrc != report.ssrc {
-            self.counters.reports_of_others += 1;
-            return;
+        match &mut self.source {
+            Some(source) if source.ssrc == report.ssrc => {
+                source.report = Some((report, arrival_ns))
+            }
+            Some(_) => {
+                // A new source's report can overtake its first packet, too.
+                self.counters.reports_of_others += 1;
+                self.early_report = Some((report, arrival_ns));
+                return;
+            }
+            None => self.early_report = Some((report, arrival_ns)),
         }
-        source.report = Some((report, arrival_ns));
         if let Some(report_ns) = report.unix_ns() {
             self.latency.sender_report(report_ns, arrival_ns);
         }

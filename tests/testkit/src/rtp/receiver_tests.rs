@@ -291,8 +291,9 @@ fn capture_times_and_sender_reports_give_latencies() {
     report.extend((time + 900_u32).to_be_bytes());
     report.extend([0, 0, 0, 4, 0, 0, 0, 9]);
     report.extend([0x81, 202, 0, 2, 0, 0, 0, 7, 1, 1, b'x', 0]);
-    feed(&mut receiver, &[packet(1, time, false, SPS)]);
+    // Sent together with the first packet, and read before it.
     receiver.rtcp(&report, 1_000_500_000);
+    feed(&mut receiver, &[packet(1, time, false, SPS)]);
     let rest = [
         packet(2, time, false, PPS),
         packet(3, time, false, &escaped),
