@@ -459,23 +459,25 @@ fn the_simulator_and_the_dummy_write_the_same_segment_and_the_same_notices() {
     let mut sim = testkit("cvmmap_sim")
         .args(sim_scene.names())
         .args(
-            "--label same --width 64 --height 48 --fps 10 --frames 10 --wait-for-reader".split(' '),
+            "--label same --width 64 --height 48 --fps 10 --frames 40 --wait-for-reader".split(' '),
         )
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let by_sim = observe(&sim_scene, &socket);
+    signal(&sim, "INT");
     sim.wait().unwrap();
     let socket = collect(&dummy_scene);
     let streamer = streamer()
         .args(dummy_scene.names())
         .args("--input-mode dummy --dummy-label same --dummy-width 64 --dummy-height 48".split(' '))
-        .args("--dummy-fps 10 --dummy-frames 12 --no-nats --codec h264".split(' '))
+        .args("--dummy-fps 10 --no-nats --codec h264".split(' '))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let by_dummy = observe(&dummy_scene, &socket);
+    signal(&streamer, "INT");
     expect_exit(&finish_child(streamer), 0);
     let number = |notice: &[u8]| u32::from_le_bytes(notice[4..8].try_into().unwrap());
     // This reader may have joined the dummy a frame after the streamer did.
