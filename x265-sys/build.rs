@@ -29,7 +29,8 @@ fn main() {
     };
     println!("cargo:rerun-if-changed={}", header.display());
     println!("cargo:rustc-link-lib=x265");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("bindings.rs");
+    let out =
+        PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("bindings.rs");
     let made = bindgen::Builder::default()
         .header(header.display().to_string())
         .allowlist_item("(?i)x265_.*")
@@ -38,7 +39,11 @@ fn main() {
         .use_core()
         .generate()
         .map_err(|error| error.to_string())
-        .and_then(|bindings| bindings.write_to_file(&out).map_err(|error| error.to_string()));
+        .and_then(|bindings| {
+            bindings
+                .write_to_file(&out)
+                .map_err(|error| error.to_string())
+        });
     if let Err(error) = made {
         eprintln!("\nbindings for {}: {error}\n", header.display());
         std::process::exit(1);

@@ -3,11 +3,13 @@
 //! - [`bindings`]: the structures, constants and GUIDs of `nvEncodeAPI.h`, generated at build time
 //!   from the header that the build found (11.0 to 13.0; nothing generated is committed);
 //! - [`loader`]: opens a driver library and gives a table of functions or a reason, never a panic;
+//! - [`compat`]: the few fields that are not the same in every header;
 //! - [`status`]: what the driver's numbers mean.
 //!
 //! CUDA is not bound here; its handles cross as `*mut c_void`.
 
 pub mod bindings;
+pub mod compat;
 pub mod loader;
 pub mod status;
 

@@ -7,6 +7,8 @@ use crate::frame::{PictureShape, Snapshot, SurfacePool};
 use crate::time::MediaTime;
 use crate::trace::FrameTrace;
 
+#[cfg(feature = "nvenc")]
+pub mod nvenc;
 pub mod registry;
 
 /// The two codecs of the product.
