@@ -11,6 +11,7 @@
 pub mod cuda;
 pub mod device;
 pub mod driver;
+pub mod failure;
 pub mod kernels;
 pub mod params;
 pub mod session;
@@ -22,7 +23,8 @@ use std::time::Duration;
 
 use self::device::Device;
 use self::driver::{Driver, GpuChoice};
-use self::session::{Failure, Opened};
+use self::failure::Failure;
+use self::session::Opened;
 use self::worker::{Reply, Request, Worker};
 use super::{EncodeError, EncodedQueue, EncoderBackend, EncoderConfig, Picture};
 use crate::frame::SurfacePool;

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use super::NvencOptions;
 use super::device::Device;
 use super::driver::Driver;
-use super::session::{CallWatch, Failure, Opened, Session};
+use super::failure::{CallWatch, Failure};
+use super::session::{Opened, Session};
 use crate::encode::{EncodedQueue, EncoderConfig, Picture};
 use crate::frame::SurfacePool;
 
