@@ -33,7 +33,7 @@ fn main() {
         PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("bindings.rs");
     let made = bindgen::Builder::default()
         .header(header.display().to_string())
-        .allowlist_item("(?i)x265_.*")
+        .allowlist_file(".*x265(_config)?\\.h")
         .generate_comments(false)
         .derive_debug(false)
         .use_core()
