@@ -401,7 +401,8 @@ unsafe extern "C" fn set_streams(session: Handle, input: Handle, output: Handle)
         // SAFETY: the client passes pointers to stream variables.
         let (first, second) = unsafe { (*input.cast::<usize>(), *output.cast::<usize>()) };
         for stream in [first, second] {
-            if crate::cuda::stream_of(stream).is_none() {
+            // 0 is the default stream, which ffmpeg uses.
+            if stream != 0 && crate::cuda::stream_of(stream).is_none() {
                 return refuse("streams", call, rules::INVALID_PARAM, "no such stream");
             }
         }
@@ -593,8 +594,6 @@ unsafe extern "C" fn register(session: Handle, params: *mut NV_ENC_REGISTER_RESO
             Resource {
                 block,
                 address,
-                width,
-                height,
                 pitch,
                 format,
                 mapped: false,

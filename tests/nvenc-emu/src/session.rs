@@ -33,8 +33,6 @@ pub struct Output {
 pub struct Resource {
     pub block: Arc<Allocation>,
     pub address: usize,
-    pub width: usize,
-    pub height: usize,
     pub pitch: usize,
     pub format: u32,
     pub mapped: bool,
