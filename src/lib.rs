@@ -19,6 +19,8 @@ pub mod encode;
 
 pub mod bitstream;
 
+pub mod fanout;
+
 pub mod rtp;
 
 pub mod flv;
@@ -28,6 +30,10 @@ pub mod rtmp;
 pub mod sink;
 
 pub mod pipeline;
+
+pub mod cli;
+pub mod config;
+pub mod exit;
 
 pub mod time;
 pub mod trace;

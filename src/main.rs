@@ -1,1 +1,115 @@
-fn main() {}
+//! Parse, run, map to an exit code.
+
+#![deny(unsafe_code)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser;
+use cvmmap_streamer::cli::streamer::{Command, ShellArg, StreamerArgs};
+use cvmmap_streamer::config::StreamerConfig;
+use cvmmap_streamer::exit::Exit;
+use cvmmap_streamer::pipeline::status::LogWriter;
+use cvmmap_streamer::pipeline::stop::{StopReason, StopToken};
+use cvmmap_streamer::{cli, pipeline};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+fn main() -> ExitCode {
+    let args = match StreamerArgs::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Nothing can be done about a closed terminal here.
+            let _ = error.print();
+            return Exit::of_parse_error(&error).into();
+        }
+    };
+    log_to_stderr(args.report.verbose);
+    match &args.command {
+        Some(command) => run_command(command),
+        None => stream(&args),
+    }
+    .into()
+}
+
+fn stream(args: &StreamerArgs) -> Exit {
+    let config = match StreamerConfig::from_args(args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: {error}\n\nFor all flags, try '--help'.");
+            return Exit::Invalid;
+        }
+    };
+    let stop = StopToken::new();
+    if let Err(error) = stop_on_signals(stop.clone()) {
+        eprintln!("error: signals cannot be handled: {error}");
+        return Exit::Pipeline;
+    }
+    let (report, result) = pipeline::run(&config, &stop);
+    let mut exit = match &result {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            log::error!("{error}");
+            error.exit()
+        }
+    };
+    if let Some(report) = report {
+        println!("{report}");
+        if let Some(path) = &config.report_json
+            && let Err(error) = report.write_json(path)
+        {
+            log::error!("--report-json {}: {error}", path.display());
+            if exit == Exit::Success {
+                exit = Exit::Pipeline;
+            }
+        }
+    }
+    exit
+}
+
+/// The first SIGINT or SIGTERM drains and ends with the report; a second one leaves at once.
+fn stop_on_signals(stop: StopToken) -> std::io::Result<()> {
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // This order: the check for a second signal runs before the first one is noted.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
+        signal_hook::flag::register(signal, Arc::clone(&asked))?;
+    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            if signals.forever().next().is_some() {
+                log::info!("stopping: draining what is on its way (again to leave at once)");
+                stop.stop(StopReason::Signal);
+            }
+        })?;
+    Ok(())
+}
+
+fn run_command(command: &Command) -> Exit {
+    let text = match command {
+        Command::Completions { shell } => match shell {
+            ShellArg::Bash => cli::generated::BASH,
+            ShellArg::Zsh => cli::generated::ZSH,
+            ShellArg::Fish => cli::generated::FISH,
+        },
+        Command::Man => cli::generated::MAN,
+    };
+    print!("{text}");
+    Exit::Success
+}
+
+fn log_to_stderr(verbose: u8) {
+    let default = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let env = env_logger::Env::default().default_filter_or(default);
+    env_logger::Builder::from_env(env)
+        .format_timestamp_millis()
+        .format_target(false)
+        .target(env_logger::Target::Pipe(Box::new(LogWriter)))
+        .init();
+}

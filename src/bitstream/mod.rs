@@ -2,10 +2,16 @@
 
 pub mod access_unit;
 pub mod annexb;
+pub mod config_record;
 pub mod nal;
 pub mod params;
+pub mod rbsp;
+pub mod sei;
+pub mod split;
+pub mod sps;
 
 pub use access_unit::{AccessUnit, AccessUnitPool};
+pub use config_record::ConfigRecord;
 pub use nal::{NalKind, NalUnit};
 pub use params::ParameterSets;
 

@@ -7,9 +7,17 @@ use crate::frame::{PictureShape, Snapshot, SurfacePool};
 use crate::time::MediaTime;
 use crate::trace::FrameTrace;
 
+pub mod fallback;
 #[cfg(feature = "nvenc")]
 pub mod nvenc;
+pub mod openh264;
+pub mod passthrough;
 pub mod registry;
+#[cfg(feature = "x265")]
+pub mod x265;
+
+pub use fallback::{Encoder, EncoderCounters, Outcome};
+pub use registry::{EncoderChoice, default_bitrate};
 
 /// The two codecs of the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum, serde::Serialize)]
@@ -95,6 +103,16 @@ pub struct EncoderConfig {
     pub surfaces_in_flight: usize,
 }
 
+impl EncoderConfig {
+    /// Width and height as coded: 4:2:0 has no odd ones, so both are rounded up.
+    pub fn coded_size(&self) -> (u32, u32) {
+        (
+            self.shape.width.next_multiple_of(2),
+            self.shape.height.next_multiple_of(2),
+        )
+    }
+}
+
 /// What a backend is given: one coherent frame, and how to code it.
 #[derive(Debug)]
 pub struct Picture {
@@ -140,6 +158,7 @@ impl EncodedPicture {
 pub struct EncodedQueue {
     ready: VecDeque<EncodedPicture>,
     spare: Vec<Vec<u8>>,
+    left_out: u64,
 }
 
 impl EncodedQueue {
@@ -161,8 +180,24 @@ impl EncodedQueue {
         self.ready.push_back(picture);
     }
 
+    /// Says that a picture gets no access unit, on purpose: a passthrough that waits for a key
+    /// frame. A backend that gives nothing and does not say so is broken.
+    pub fn leave_out(&mut self) {
+        self.left_out += 1;
+    }
+
+    /// Pictures left out so far.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
     pub fn pop(&mut self) -> Option<EncodedPicture> {
         self.ready.pop_front()
+    }
+
+    /// The pictures that are ready, oldest first.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut EncodedPicture> {
+        self.ready.iter_mut()
     }
 
     pub fn len(&self) -> usize {

@@ -1,1 +1,9 @@
-//! 7. Access units to the wire. Bytes only.
+//! 7b. Access units to RTMP message bodies (FLV 10.1 annex E; Enhanced RTMP v2). Bytes only.
+
+pub mod domestic;
+pub mod enhanced;
+pub mod legacy;
+pub mod packaging;
+pub mod script;
+
+pub use packaging::{Packaging, PackagingError, RtmpMode, TagHeader};

@@ -2,6 +2,8 @@
 
 #[allow(unsafe_code)] // vector loads from the producer's mapping; each block says why it may
 pub mod convert;
+#[allow(unsafe_code)] // copies bytes that another process may write
+mod foreign;
 pub mod surface;
 #[allow(unsafe_code)] // carries a pointer to bytes that another process may write
 mod view;

@@ -60,6 +60,13 @@ impl SurfacePool {
         }
     }
 
+    /// `count` surfaces of planes on the host, for pictures of `shape`.
+    pub fn on_host(shape: super::PictureShape, count: usize) -> Self {
+        let surface =
+            || Box::new(I420Surface::new(shape.width, shape.height, shape.format)) as Surface;
+        Self::new(std::iter::repeat_with(surface).take(count).collect())
+    }
+
     /// Tells pools apart: a snapshot whose surface is of another pool is of another encoder.
     pub fn id(&self) -> u64 {
         self.shared.id

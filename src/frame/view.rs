@@ -126,6 +126,16 @@ impl<'a> FrameView<'a> {
         Some((start, plane))
     }
 
+    /// Copies the producer's access unit into `out`, one pass, each byte read once; what `out`
+    /// held is gone. `None`, and `out` untouched, if the frame has none.
+    pub fn copy_access_unit(&self, out: &mut Vec<u8>) -> Option<EncodedPlane> {
+        let (start, plane) = self.encoded()?;
+        // SAFETY: `new` demands that the plane lies inside the payload, readable for 'a; `out` is
+        // memory of our own, so they do not overlap.
+        unsafe { super::foreign::copy_from_foreign(out, start, plane.size as usize) };
+        Some(plane)
+    }
+
     /// The whole payload of the frame, `info().payload_size` bytes.
     pub fn payload(&self) -> *const u8 {
         self.payload

@@ -1,4 +1,371 @@
 //! 9. Assembly: builds the line, starts it, waits for its end.
 
+pub mod encode;
+pub mod ingest;
 pub mod keyframe;
+pub mod report;
+pub mod sinks;
+mod stage;
+pub mod status;
 pub mod stop;
+pub mod surfaces;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crate::config::{Dummy, Input, Names, StreamConfig, StreamerConfig};
+use crate::encode::registry::EncoderChoice;
+use crate::encode::{EncodeError, FrameRate, RateControl};
+use crate::exit::Exit;
+use crate::fanout::Fanout;
+use crate::frame::{FrameInfo, PictureShape, SurfaceLease, SurfacePool};
+use crate::queue::{LatestQueue, gop_queue};
+use crate::sink::rtmp::{RtmpSink, RtmpSinkConfig};
+use crate::sink::rtp::{RtpSink, RtpSinkConfig};
+use crate::sink::{Sink, SinkContext, SinkError, SinkStats};
+use crate::source::annexb::AnnexBSource;
+use crate::source::cvmmap::{CvMmapConfig, CvMmapSource};
+use crate::source::dummy::{DummyConfig, DummyProducer};
+use crate::source::{FrameSource, SourceCounters, SourceError, SurfaceSource};
+
+use encode::{EncodeStage, EncodeStats};
+use ingest::{IngestLimits, IngestState};
+use keyframe::KeyFrameRequests;
+use report::Report;
+use stop::{StopReason, StopToken};
+use surfaces::{SurfaceClient, SurfaceExchange};
+
+/// What ended a run early; the report is written all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error("the {stage} thread could not be started: {error}")]
+    Thread {
+        stage: &'static str,
+        error: std::io::Error,
+    },
+    #[error("the {stage} stage panicked: this is a defect, please report it with the log")]
+    Panicked { stage: &'static str },
+    #[error("no frame came within --ingest-idle-timeout-ms {millis}")]
+    NeverAFrame { millis: u128 },
+}
+
+impl PipelineError {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Sink(SinkError::Protocol { .. }) => Exit::Protocol,
+            Self::NeverAFrame { .. } => Exit::Timeout,
+            _ => Exit::Pipeline,
+        }
+    }
+}
+
+/// Everything that a run counts, shared between the stages, the status line and the report.
+#[derive(Debug)]
+pub struct Stats {
+    pub started: Instant,
+    pub source: Arc<SourceCounters>,
+    pub ingest: Arc<IngestState>,
+    pub encode: EncodeStats,
+    pub key_frames: KeyFrameRequests,
+    pub sinks: Vec<(String, Arc<SinkStats>)>,
+}
+
+/// Runs until the source ends, a limit is reached or `stop` is set; the first error counts.
+///
+/// The report comes in any case in which the run began.
+pub fn run(
+    config: &StreamerConfig,
+    stop: &StopToken,
+) -> (Option<Report>, Result<(), PipelineError>) {
+    let key_frames = KeyFrameRequests::new();
+    let (mut source, producer) = match open_source(config, stop) {
+        Ok(opened) => opened,
+        Err(error) => return (None, Err(error)),
+    };
+    let sinks = match open_sinks(config.stream.as_ref(), &key_frames, stop) {
+        Ok(sinks) => sinks,
+        Err(error) => return (None, Err(error.into())),
+    };
+    let stats = Stats {
+        started: Instant::now(),
+        source: Arc::clone(source.counters()),
+        ingest: Arc::default(),
+        encode: EncodeStats::default(),
+        key_frames,
+        sinks: sinks
+            .iter()
+            .map(|(sink, context)| (sink.name().to_owned(), Arc::clone(&context.stats)))
+            .collect(),
+    };
+    let result = drive(config, stop, &stats, source.as_mut(), sinks);
+    if let Some(producer) = producer {
+        producer.join();
+    }
+    let reason = stop.reason().unwrap_or(StopReason::SourceEnded);
+    let result = match (result, reason, config.idle_timeout) {
+        (Ok(()), StopReason::Idle, Some(timeout))
+            if stats.ingest.frames.load(Ordering::Relaxed) == 0 =>
+        {
+            Err(PipelineError::NeverAFrame {
+                millis: timeout.as_millis(),
+            })
+        }
+        (result, ..) => result,
+    };
+    (Some(Report::new(config, &stats, reason)), result)
+}
+
+type OpenSink = (Box<dyn Sink>, SinkContext);
+
+fn open_sinks(
+    stream: Option<&StreamConfig>,
+    key_frames: &KeyFrameRequests,
+    stop: &StopToken,
+) -> Result<Vec<OpenSink>, SinkError> {
+    let Some(stream) = stream else {
+        return Ok(Vec::new());
+    };
+    let context = || SinkContext {
+        key_frames: key_frames.clone(),
+        stop: stop.clone(),
+        stats: Arc::default(),
+    };
+    let encoder = &stream.encoder;
+    let bitrate = match encoder.rate {
+        Some(RateControl::Bitrate(rate)) => Some(rate),
+        _ => None,
+    };
+    let mut sinks: Vec<OpenSink> = Vec::new();
+    for output in &stream.rtp {
+        let config = RtpSinkConfig {
+            payload_type: output.payload_type,
+            mtu: output.mtu,
+            pacing: output.pacing,
+            sdp_path: output.sdp_path.clone(),
+            bitrate,
+            frame_rate: encoder.frame_rate,
+            ..RtpSinkConfig::new(&output.endpoint, encoder.codec)
+        };
+        let context = context();
+        let sink = RtpSink::open(config, context.clone())?;
+        sinks.push((Box::new(sink), context));
+    }
+    for output in &stream.rtmp {
+        let config = RtmpSinkConfig {
+            max_retries: output.max_retries,
+            backoff_cap: output.max_backoff,
+            tls: output.tls.clone(),
+            frame_rate: encoder.frame_rate.map(FrameRate::per_second),
+            bitrate,
+            ..RtmpSinkConfig::new(output.url.clone(), output.packaging)
+        };
+        let context = context();
+        let sink = RtmpSink::open(config, context.clone())?;
+        sinks.push((Box::new(sink), context));
+    }
+    if sinks.is_empty() {
+        log::warn!("neither --rtp nor --rtmp is given: the stream is encoded and thrown away");
+    }
+    Ok(sinks)
+}
+
+fn open_source(
+    config: &StreamerConfig,
+    stop: &StopToken,
+) -> Result<(Box<dyn FrameSource + Send>, Option<DummyProducer>), PipelineError> {
+    match &config.input {
+        Input::Cvmmap(names) => Ok((Box::new(CvMmapSource::new(attach(names))?), None)),
+        Input::Dummy(names, dummy) => {
+            let producer = DummyProducer::start(produce(names, dummy), stop.clone())?;
+            let source = CvMmapSource::new(CvMmapConfig {
+                end: Some(producer.end()),
+                ..attach(names)
+            })?;
+            Ok((Box::new(source), Some(producer)))
+        }
+        Input::Annexb { path, pace } => {
+            let codec = config
+                .stream
+                .as_ref()
+                .map_or(crate::encode::Codec::H264, |stream| stream.encoder.codec);
+            Ok((Box::new(AnnexBSource::open(path, codec, *pace)?), None))
+        }
+    }
+}
+
+fn attach(names: &Names) -> CvMmapConfig {
+    CvMmapConfig {
+        shm_name: names.shm_name.clone(),
+        zmq_endpoint: names.zmq_endpoint.clone(),
+        label: names.label,
+        ..CvMmapConfig::default()
+    }
+}
+
+fn produce(names: &Names, dummy: &Dummy) -> DummyConfig {
+    DummyConfig {
+        shm_name: names.shm_name.clone(),
+        zmq_endpoint: names.zmq_endpoint.clone(),
+        label: dummy.label.clone(),
+        frames: dummy.frames,
+        fps: dummy.fps,
+        width: dummy.width,
+        height: dummy.height,
+    }
+}
+
+/// Starts the stages from the sinks upwards and joins them in the order of the data path, so that
+/// each drains what the one before it has left.
+fn drive(
+    config: &StreamerConfig,
+    stop: &StopToken,
+    stats: &Stats,
+    source: &mut (dyn FrameSource + Send),
+    sinks: Vec<OpenSink>,
+) -> Result<(), PipelineError> {
+    let exchange = SurfaceExchange::default();
+    let queue = LatestQueue::new(config.queue_size);
+    let alive = AtomicUsize::new(sinks.len());
+    let limits = IngestLimits {
+        max_frames: config.max_frames,
+        idle_timeout: config.idle_timeout,
+        lossless: matches!(config.input, Input::Annexb { .. }),
+    };
+    std::thread::scope(|scope| {
+        let mut fanout = Fanout::new(stats.key_frames.clone());
+        if limits.lossless {
+            fanout = fanout.lossless(stop.clone());
+        }
+        let mut errors = Errors { first: None, stop };
+        let mut sending = Vec::new();
+        for (sink, context) in sinks {
+            let (sender, receiver) = gop_queue(sinks::QUEUE);
+            fanout.add(sender, Arc::clone(&context.stats));
+            let kind = sink.name().split([' ', ':']).next().unwrap_or("sink");
+            let (name, alive) = (kind.to_owned(), &alive);
+            let work = move || sinks::run(sink, receiver, &context, alive);
+            sending.extend(errors.keep("sink", stage::spawn(scope, &name, work)));
+        }
+        let encoding = config.stream.as_ref().and_then(|stream| {
+            let stage = EncodeStage {
+                settings: &stream.encoder,
+                embed_timestamps: stream.embed_timestamps,
+                // One is filled, `queue_size` wait, and one more is on its way between the two.
+                surfaces_in_flight: config.queue_size + 2,
+                exchange: &exchange,
+                queue: &queue,
+                key_frames: &stats.key_frames,
+                stats: &stats.encode,
+                stop,
+            };
+            errors.keep(
+                "encode",
+                stage::spawn(scope, "encode", || stage.run(fanout)),
+            )
+        });
+        let ingesting = {
+            let (exchange, queue, stream) = (&exchange, &queue, config.stream.as_ref());
+            let ingest = move || {
+                let mut surfaces: Box<dyn SurfaceSource + '_> = match stream {
+                    Some(stream) => Box::new(SurfaceClient::new(
+                        exchange,
+                        queue,
+                        stop,
+                        stream.encoder.choice == EncoderChoice::Passthrough,
+                    )),
+                    None => Box::new(CountingSurfaces::default()),
+                };
+                let queue = stream.map(|_| queue);
+                ingest::run(
+                    source,
+                    surfaces.as_mut(),
+                    queue,
+                    limits,
+                    &stats.ingest,
+                    stop,
+                )
+            };
+            errors.keep("ingest", stage::spawn(scope, "ingest", ingest))
+        };
+        if ingesting.is_none() {
+            queue.close();
+        }
+        status::show_until(stop, config, stats);
+        if let Some(stage) = ingesting {
+            errors.join("ingest", stage.join());
+        }
+        if let Some(stage) = encoding {
+            errors.join("encode", stage.join());
+        }
+        let mut lost = Vec::new();
+        for stage in sending {
+            match stage.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => lost.push(error),
+                Err(_) => errors.add(PipelineError::Panicked { stage: "sink" }),
+            }
+        }
+        // A sink that is lost ends the run only if it was the last one.
+        if !stats.sinks.is_empty() && lost.len() == stats.sinks.len() {
+            errors.first = errors.first.or(lost.pop().map(PipelineError::Sink));
+        }
+        errors.first.map_or(Ok(()), Err)
+    })
+}
+
+/// The first error is the one that is reported, and it stops the run.
+struct Errors<'a> {
+    first: Option<PipelineError>,
+    stop: &'a StopToken,
+}
+
+impl Errors<'_> {
+    fn add(&mut self, error: PipelineError) {
+        self.stop.stop(StopReason::Error);
+        self.first.get_or_insert(error);
+    }
+
+    fn keep<T>(&mut self, stage: &'static str, started: std::io::Result<T>) -> Option<T> {
+        started
+            .map_err(|error| self.add(PipelineError::Thread { stage, error }))
+            .ok()
+    }
+
+    fn join<E: Into<PipelineError>>(
+        &mut self,
+        stage: &'static str,
+        joined: std::thread::Result<Result<(), E>>,
+    ) {
+        match joined {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.add(error.into()),
+            Err(_) => self.add(PipelineError::Panicked { stage }),
+        }
+    }
+}
+
+/// Surfaces for `--run-mode ingest`: the same one pass over the frame, and nothing behind it.
+#[derive(Debug, Default)]
+struct CountingSurfaces {
+    pool: Option<(PictureShape, SurfacePool)>,
+}
+
+impl SurfaceSource for CountingSurfaces {
+    fn surface_for(&mut self, info: &FrameInfo) -> Option<SurfaceLease> {
+        let shape = PictureShape {
+            encoded: None,
+            ..info.shape()
+        };
+        if self.pool.as_ref().is_none_or(|(known, _)| *known != shape) {
+            self.pool = Some((shape, SurfacePool::on_host(shape, 1)));
+        }
+        self.pool.as_ref()?.1.take()
+    }
+}

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::latest::Popped;
 use crate::bitstream::AccessUnit;
+use crate::pipeline::stop::StopToken;
 
 /// What became of an access unit that was offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub enum Offer {
     GateClosed,
     /// The gate was closed already.
     Gated,
+    /// The stream of this sink has not begun: it begins with a key frame, and this is none.
+    NotStarted,
     /// The receiver is gone.
     Gone,
 }
@@ -31,6 +34,8 @@ pub struct GopReceiver(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     ready: Condvar,
+    /// A unit was taken out; waited for by [`GopSender::offer_waiting`] only.
+    room: Condvar,
     capacity: usize,
 }
 
@@ -39,8 +44,12 @@ struct State {
     units: VecDeque<Arc<AccessUnit>>,
     /// Nothing but a key frame gets in. Closed at the start too: a stream begins with one.
     gated: bool,
+    /// A key frame has been in.
+    started: bool,
     closed: bool,
     gone: bool,
+    receiver_waits: bool,
+    sender_waits: bool,
 }
 
 /// A queue of at most `capacity` access units from the fan-out to one sink.
@@ -54,10 +63,14 @@ pub fn gop_queue(capacity: usize) -> (GopSender, GopReceiver) {
         state: Mutex::new(State {
             units: VecDeque::with_capacity(capacity),
             gated: true,
+            started: false,
             closed: false,
             gone: false,
+            receiver_waits: false,
+            sender_waits: false,
         }),
         ready: Condvar::new(),
+        room: Condvar::new(),
         capacity,
     });
     (GopSender(Arc::clone(&shared)), GopReceiver(shared))
@@ -72,13 +85,17 @@ impl Shared {
 impl GopSender {
     /// Offers a unit; never waits.
     pub fn offer(&self, unit: &Arc<AccessUnit>) -> Offer {
-        {
+        let receiver_waits = {
             let mut state = self.0.lock();
             if state.gone {
                 return Offer::Gone;
             }
             if state.gated && !unit.key {
-                return Offer::Gated;
+                return if state.started {
+                    Offer::Gated
+                } else {
+                    Offer::NotStarted
+                };
             }
             if state.units.len() == self.0.capacity {
                 let was_open = !state.gated;
@@ -90,10 +107,32 @@ impl GopSender {
                 };
             }
             state.gated = false;
+            state.started = true;
             state.units.push_back(Arc::clone(unit));
+            state.receiver_waits
+        };
+        // Waking costs a system call, wanted or not: only when somebody sleeps.
+        if receiver_waits {
+            self.0.ready.notify_one();
         }
-        self.0.ready.notify_one();
         Offer::Taken
+    }
+
+    /// Offers a unit and waits for room until `stop`: for a source that can wait, such as a file.
+    pub fn offer_waiting(&self, unit: &Arc<AccessUnit>, stop: &StopToken) -> Offer {
+        let mut state = self.0.lock();
+        while state.units.len() == self.0.capacity && !state.gone && !stop.is_stopped() {
+            state.sender_waits = true;
+            state = self
+                .0
+                .room
+                .wait_timeout(state, Duration::from_millis(50))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            state.sender_waits = false;
+        }
+        drop(state);
+        self.offer(unit)
     }
 }
 
@@ -110,6 +149,9 @@ impl GopReceiver {
         let mut state = self.0.lock();
         loop {
             if let Some(unit) = state.units.pop_front() {
+                if state.sender_waits {
+                    self.0.room.notify_one();
+                }
                 return Popped::Item(unit);
             }
             if state.closed {
@@ -119,12 +161,14 @@ impl GopReceiver {
             if wait.is_zero() {
                 return Popped::TimedOut;
             }
+            state.receiver_waits = true;
             state = self
                 .0
                 .ready
                 .wait_timeout(state, wait)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+            state.receiver_waits = false;
         }
     }
 
@@ -136,6 +180,12 @@ impl GopReceiver {
         let dropped = state.units.len();
         state.units.clear();
         dropped
+    }
+
+    /// Frames were lost, there is room again, and nothing but a key frame helps.
+    pub fn is_starved(&self) -> bool {
+        let state = self.0.lock();
+        state.gated && state.started && state.units.is_empty()
     }
 
     pub fn len(&self) -> usize {
@@ -152,6 +202,7 @@ impl Drop for GopReceiver {
         let mut state = self.0.lock();
         state.gone = true;
         state.units.clear();
+        self.0.room.notify_all();
     }
 }
 
@@ -188,7 +239,7 @@ mod tests {
     #[test]
     fn a_stream_starts_at_a_key_frame() {
         let (mut units, (tx, _rx)) = (Units::new(), gop_queue(4));
-        assert_eq!(tx.offer(&units.inter()), Offer::Gated);
+        assert_eq!(tx.offer(&units.inter()), Offer::NotStarted);
         assert_eq!(tx.offer(&units.key()), Offer::Taken);
         assert_eq!(tx.offer(&units.inter()), Offer::Taken);
     }
@@ -204,8 +255,35 @@ mod tests {
         };
         // There is room again, but the reference of this picture is lost.
         assert_eq!(tx.offer(&units.inter()), Offer::Gated);
+        assert!(!rx.is_starved());
+        let Popped::Item(_) = rx.pop(Instant::now()) else {
+            panic!("a second unit waits");
+        };
+        assert!(rx.is_starved());
+        assert_eq!(tx.offer(&units.key()), Offer::Taken);
+        assert!(!rx.is_starved());
         assert_eq!(tx.offer(&units.key()), Offer::Taken);
         assert_eq!(tx.offer(&units.key()), Offer::GateClosed);
+    }
+
+    #[test]
+    fn a_source_that_can_wait_loses_nothing() {
+        let (mut units, (tx, rx)) = (Units::new(), gop_queue(1));
+        let (stop, all) = (
+            StopToken::new(),
+            [units.key(), units.inter(), units.inter()],
+        );
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| all.each_ref().map(|unit| tx.offer_waiting(unit, &stop)));
+            let minute = Instant::now() + Duration::from_secs(60);
+            for unit in &all {
+                let Popped::Item(got) = rx.pop(minute) else {
+                    panic!("a unit comes");
+                };
+                assert!(Arc::ptr_eq(&got, unit));
+            }
+            assert_eq!(sender.join().unwrap(), [Offer::Taken; 3]);
+        });
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::pipeline::stop::StopToken;
 
 /// A queue between one pusher that never waits and one popper.
 ///
@@ -13,6 +15,8 @@ use std::time::Instant;
 pub struct LatestQueue<T> {
     state: Mutex<State<T>>,
     ready: Condvar,
+    /// An item was taken out; waited for by [`LatestQueue::push_waiting`] only.
+    room: Condvar,
     capacity: usize,
 }
 
@@ -21,6 +25,8 @@ struct State<T> {
     items: VecDeque<T>,
     closed: bool,
     nudged: bool,
+    popper_waits: bool,
+    pusher_waits: bool,
 }
 
 /// What a pop found.
@@ -45,8 +51,11 @@ impl<T> LatestQueue<T> {
                 items: VecDeque::with_capacity(capacity),
                 closed: false,
                 nudged: false,
+                popper_waits: false,
+                pusher_waits: false,
             }),
             ready: Condvar::new(),
+            room: Condvar::new(),
             capacity,
         }
     }
@@ -59,7 +68,7 @@ impl<T> LatestQueue<T> {
     /// `item` itself if it is closed.
     #[must_use = "the evicted item is to be counted"]
     pub fn push(&self, item: T) -> Option<T> {
-        let evicted = {
+        let (evicted, popper_waits) = {
             let mut state = self.lock();
             if state.closed {
                 return Some(item);
@@ -70,10 +79,34 @@ impl<T> LatestQueue<T> {
                 None
             };
             state.items.push_back(item);
-            evicted
+            (evicted, state.popper_waits)
         };
-        self.ready.notify_one();
+        // Waking costs a system call, wanted or not: only when somebody sleeps.
+        if popper_waits {
+            self.ready.notify_one();
+        }
         evicted
+    }
+
+    /// Puts `item` in, waiting for room until `stop`: for a source that can wait, such as a file.
+    /// Gives it back if the queue is closed or the run stops.
+    pub fn push_waiting(&self, item: T, stop: &StopToken) -> Option<T> {
+        let mut state = self.lock();
+        while state.items.len() == self.capacity && !state.closed {
+            if stop.is_stopped() {
+                return Some(item);
+            }
+            state.pusher_waits = true;
+            state = self
+                .room
+                .wait_timeout(state, Duration::from_millis(50))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            state.pusher_waits = false;
+        }
+        drop(state);
+        // One pusher only: nobody else can have taken the room.
+        self.push(item)
     }
 
     /// Wakes the popper without an item.
@@ -86,6 +119,7 @@ impl<T> LatestQueue<T> {
     pub fn close(&self) {
         self.lock().closed = true;
         self.ready.notify_all();
+        self.room.notify_all();
     }
 
     /// The oldest item, waiting for one until `deadline`.
@@ -96,6 +130,9 @@ impl<T> LatestQueue<T> {
                 return Popped::Nudged;
             }
             if let Some(item) = state.items.pop_front() {
+                if state.pusher_waits {
+                    self.room.notify_one();
+                }
                 return Popped::Item(item);
             }
             if state.closed {
@@ -105,11 +142,13 @@ impl<T> LatestQueue<T> {
             if wait.is_zero() {
                 return Popped::TimedOut;
             }
+            state.popper_waits = true;
             state = self
                 .ready
                 .wait_timeout(state, wait)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+            state.popper_waits = false;
         }
     }
 }
@@ -117,7 +156,6 @@ impl<T> LatestQueue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn now() -> Instant {
         Instant::now()

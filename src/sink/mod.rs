@@ -10,6 +10,12 @@ use crate::pipeline::keyframe::KeyFrameRequests;
 use crate::pipeline::stop::StopToken;
 use crate::trace::{LatencyHistogram, Percentiles};
 
+pub mod gather;
+pub mod rtmp;
+pub mod rtp;
+#[allow(unsafe_code)] // batched sends and control messages: socket2 and std have none of them
+pub mod udp;
+
 /// A destination of the stream, driven by its own thread.
 pub trait Sink: Send {
     /// As the report and the log name it; holds no secrets.

@@ -1,6 +1,27 @@
 //! 1. Where frames come from.
 
+pub mod annexb;
+pub mod contract;
+pub mod cvmmap;
+pub mod dummy;
+#[allow(unsafe_code)] // the SIGBUS handler, and the page that it puts in place of a lost one
+mod guard;
+pub mod hints;
+pub mod notices;
+#[allow(unsafe_code)] // maps the producer's segment and reads it through raw pointers
+pub mod region;
+pub mod snapshot;
+pub mod sync;
+pub mod target;
+#[cfg(test)]
+mod test_support;
+
 use std::time::Instant;
+
+pub use cvmmap::{CvMmapConfig, CvMmapSource};
+pub use dummy::{DummyConfig, DummyProducer, ProducerEnd};
+pub use hints::{StatusHint, StatusHints};
+pub use target::Target;
 
 use crate::frame::{FrameInfo, Snapshot, SurfaceLease};
 
@@ -116,6 +137,8 @@ pub enum SourceError {
         value: String,
         reason: String,
     },
+    #[error("{flag} exceeds 24 bytes")]
+    LabelTooLong { flag: &'static str },
     #[error("shared memory segment {name}: {reason}")]
     Segment { name: String, reason: String },
     #[error("sync socket {endpoint}: {reason}")]

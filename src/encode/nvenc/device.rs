@@ -293,38 +293,37 @@ impl Device {
         }
         let mut uploader = self.lock_uploader();
         let api = self.api;
-        // Without a current context the calls below would only fail one by one.
-        if self.make_current().is_ok() {
-            self.unpin(&mut uploader);
-            self.drain_upload_stream(patience);
-            // SAFETY: everything below was made by `prepare` or `new_host_staging`, is not null
-            // then, and is not used by anyone: uploads are refused and the stream is empty.
-            unsafe {
-                if let Some(host) = uploader.host.take() {
-                    for plane in host.planes {
-                        (api.host_free)(plane.cast());
-                    }
-                    for event in host.copied {
-                        (api.event_destroy)(event);
-                    }
+        // A device that is lost refuses everything below, and is told all the same.
+        let _ = self.make_current();
+        self.unpin(&mut uploader);
+        self.drain_upload_stream(patience);
+        // SAFETY: everything below was made by `prepare` or `new_host_staging`, is not null
+        // then, and is not used by anyone: uploads are refused and the stream is empty.
+        unsafe {
+            if let Some(host) = uploader.host.take() {
+                for plane in host.planes {
+                    (api.host_free)(plane.cast());
                 }
-                if !uploader.probe_host.is_null() {
-                    (api.host_free)(uploader.probe_host.cast());
+                for event in host.copied {
+                    (api.event_destroy)(event);
                 }
-                for memory in [self.staging, self.probe] {
-                    if memory != 0 {
-                        (api.mem_free)(memory);
-                    }
+            }
+            if !uploader.probe_host.is_null() {
+                (api.host_free)(uploader.probe_host.cast());
+            }
+            for memory in [self.staging, self.probe] {
+                if memory != 0 {
+                    (api.mem_free)(memory);
                 }
-                if !uploader.copied.is_null() {
-                    (api.event_destroy)(uploader.copied);
-                }
-                if !self.module.is_null() {
-                    (api.module_unload)(self.module);
-                }
-                if !self.upload.is_null() {
-                    (api.stream_destroy)(self.upload);
-                }
+            }
+            if !uploader.copied.is_null() {
+                (api.event_destroy)(uploader.copied);
+            }
+            if !self.module.is_null() {
+                (api.module_unload)(self.module);
+            }
+            if !self.upload.is_null() {
+                (api.stream_destroy)(self.upload);
             }
         }
         // SAFETY: retained once by `open`; no handle of it is used from here on.

@@ -18,7 +18,7 @@ pub mod session;
 pub mod surface;
 mod worker;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use self::device::Device;
@@ -53,6 +53,28 @@ impl Default for NvencOptions {
             driver: None,
         }
     }
+}
+
+static GPU: OnceLock<GpuChoice> = OnceLock::new();
+
+/// Says which GPU is meant (`--gpu`), once, before the first encoder is opened.
+pub fn choose_gpu(choice: GpuChoice) {
+    if GPU.set(choice).is_err() {
+        log::debug!("nvenc: the GPU was chosen before");
+    }
+}
+
+/// Opens NVENC on the chosen GPU, as the registry wants it.
+///
+/// # Errors
+///
+/// As [`NvencEncoder::open`].
+pub fn open(config: &EncoderConfig) -> Result<Box<dyn EncoderBackend>, EncodeError> {
+    let options = NvencOptions {
+        gpu: GPU.get().cloned().unwrap_or_default(),
+        ..NvencOptions::default()
+    };
+    Ok(Box::new(NvencEncoder::open(config, &options)?))
 }
 
 /// An open NVENC encoder.

@@ -318,7 +318,8 @@ impl Device {
         let Pin::Held(mapping) = std::mem::replace(&mut uploader.pin, Pin::After(0)) else {
             return;
         };
-        if !matches!(self.wait_for(uploader.copied), Ok(true)) {
+        // An error is a device that is gone, and its copies with it.
+        if let Ok(false) = self.wait_for(uploader.copied) {
             // A copy that never ends still reads the mapping: it stays for the life of the process.
             std::mem::forget(mapping);
             return;

@@ -1,0 +1,567 @@
+//! Frames of a cv-mmap producer: its notices, its segment, and one coherent read per notice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::contract::{Label, Metadata, Refusal, SyncMessage};
+use super::dummy::ProducerEnd;
+use super::hints::{StatusHint, StatusHints};
+use super::notices::{FrameInterval, FrameNotice, Seen, Sequence};
+use super::region::{Region, identity_of};
+use super::snapshot::{Coherent, Refused, SnapshotReader};
+use super::sync::SyncSubscriber;
+use super::target::Target;
+use super::{FrameSource, SourceCounters, SourceError, SourceEvent, SurfaceSource};
+use crate::frame::Snapshot;
+use crate::time::Timeline;
+use crate::trace::{FrameTrace, Stage};
+
+/// Which producer to listen to.
+#[derive(Debug, Clone, Default)]
+pub struct CvMmapConfig {
+    /// The segment's name, with or without a leading `/`.
+    pub shm_name: String,
+    /// Where the producer's PUB socket is bound.
+    pub zmq_endpoint: String,
+    /// The label that its notices carry. `None` takes every label: the names were given
+    /// themselves and say nothing about it.
+    pub label: Option<Label>,
+    /// The end of a producer of our own; without one the source never ends.
+    pub end: Option<ProducerEnd>,
+    pub hints: StatusHints,
+}
+
+impl CvMmapConfig {
+    /// The producer that `target` names; its notices must carry its name.
+    pub fn of_target(target: &Target) -> Self {
+        Self {
+            shm_name: target.shm_name(),
+            zmq_endpoint: target.zmq_endpoint(),
+            label: Label::new(target.instance()).ok(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A [`FrameSource`] over one producer, which need not be there yet and may come and go.
+///
+/// **Which frame.** The segment holds one frame, the newest, so only the newest notice is acted
+/// on. A frame is taken if the segment holds exactly what was announced; every other announced
+/// id is counted, under the reason why it was not read or as skipped.
+///
+/// **Reopening** (contract section 4.6). The name is looked up again on a mismatch between notice
+/// and segment, on a hint, and each second without frames; a new inode replaces the open one. A
+/// segment that shrank, or disagreed with three notices in a row, is mapped anew.
+///
+/// **Epochs** begin where an id or time goes back, at a successor segment and at a reset that was
+/// hinted at, whichever is seen first, and once for all that belong together.
+pub struct CvMmapSource {
+    config: CvMmapConfig,
+    counters: Arc<SourceCounters>,
+    sync: SyncSubscriber,
+    region: Option<Region>,
+    reader: SnapshotReader,
+    sequence: Sequence,
+    interval: FrameInterval,
+    timeline: Timeline,
+    /// Zero of the arrival times that the timeline is given.
+    origin: Instant,
+    /// The newest notice that has not been acted on.
+    newest: Option<FrameNotice>,
+    /// When the socket was last known to be empty.
+    emptied: Instant,
+    epoch: Epoch,
+    /// Id of the frame that was handed on last.
+    taken: Option<u32>,
+    last_frame: Option<Instant>,
+    last_notice: Option<Instant>,
+    present: Option<bool>,
+    next_look: Instant,
+    mismatches: u32,
+    finished: Option<Instant>,
+    reported: Reported,
+}
+
+#[derive(Debug, Default)]
+struct Epoch {
+    number: u32,
+    started: Option<Instant>,
+    /// A frame of this epoch was handed on. Until then nothing starts another.
+    has_frames: bool,
+    /// The event has to be given before the next frame.
+    to_report: bool,
+    /// Frames from here on belong to a new epoch, as was hinted or because the producer was
+    /// away.
+    due: Option<Instant>,
+}
+
+/// What the log has said already; it is said again when it changes.
+#[derive(Debug, Default)]
+struct Reported {
+    refusal: Option<Refusal>,
+    foreign: Option<Label>,
+    bad_notice: bool,
+    /// Frames in a row that were refused as late.
+    late: u32,
+}
+
+impl CvMmapSource {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    ///
+    /// If the names are impossible, or the segment may not be read. An absent producer is waited
+    /// for.
+    pub fn new(config: CvMmapConfig) -> Result<Self, SourceError> {
+        let sync = SyncSubscriber::connect(&config.zmq_endpoint)?;
+        let now = Instant::now();
+        let mut source = Self {
+            sync,
+            counters: Arc::default(),
+            region: None,
+            reader: SnapshotReader::default(),
+            sequence: Sequence::default(),
+            interval: FrameInterval::default(),
+            timeline: Timeline::new(),
+            origin: now,
+            newest: None,
+            emptied: now,
+            epoch: Epoch::default(),
+            taken: None,
+            last_frame: None,
+            last_notice: None,
+            present: None,
+            next_look: now + LOOK_EVERY,
+            mismatches: 0,
+            finished: None,
+            reported: Reported::default(),
+            config,
+        };
+        source.look()?;
+        // Whether it is there is told by the first event, not before.
+        source.present = source.present.filter(|there| *there);
+        Ok(source)
+    }
+
+    /// The interval of frames as observed, once it is known.
+    pub fn frame_interval(&self) -> Option<Duration> {
+        self.interval.typical()
+    }
+
+    /// The handle for what others know about this producer.
+    pub fn hints(&self) -> StatusHints {
+        self.config.hints.clone()
+    }
+
+    /// Receives everything that waits. The newest notice stays in `self.newest`.
+    ///
+    /// `announced` is the time at which the socket became readable, if anyone waited for it.
+    fn receive(&mut self, announced: Option<Instant>) -> Result<(), SourceError> {
+        let found = announced.unwrap_or_else(Instant::now);
+        let mut fresh = false;
+        while let Some(bytes) = self.sync.receive()? {
+            count(&self.counters.notices);
+            let message = match SyncMessage::parse(bytes) {
+                Ok(message) => message,
+                Err(error) => {
+                    count(&self.counters.bad_notices);
+                    if !std::mem::replace(&mut self.reported.bad_notice, true) {
+                        log::warn!("{}: {error}", self.config.zmq_endpoint);
+                    }
+                    continue;
+                }
+            };
+            if self
+                .config
+                .label
+                .is_some_and(|label| label != message.label)
+            {
+                count(&self.counters.foreign_labels);
+                if self.reported.foreign != Some(message.label) {
+                    self.reported.foreign = Some(message.label);
+                    let wanted = self.config.label.map(|l| l.to_string()).unwrap_or_default();
+                    log::warn!(
+                        "notices of {} are left out, {wanted} is wanted",
+                        message.label
+                    );
+                }
+                continue;
+            }
+            fresh |= self.place(&message, found);
+        }
+        let empty = std::mem::replace(&mut self.emptied, Instant::now());
+        if fresh && let Some(newest) = &mut self.newest {
+            self.last_notice = Some(found);
+            if announced.is_none() {
+                newest.arrival = self
+                    .interval
+                    .probable_arrival(newest.frame_id, empty, found);
+            }
+            self.interval.observe(*newest);
+        }
+        Ok(())
+    }
+
+    /// Puts a message in its place among the others; true if it became the newest.
+    fn place(&mut self, message: &SyncMessage, arrival: Instant) -> bool {
+        let seen = self.sequence.place(message.frame_id, message.timestamp_ns);
+        match seen {
+            Seen::Taken => {
+                count(&self.counters.duplicates);
+                return false;
+            }
+            Seen::Again => (),
+            Seen::Newer { missed } => self.skip(missed),
+            Seen::Back => self.interval.break_off(),
+        }
+        if self.newest.is_some() && seen != Seen::Again {
+            self.skip(1);
+        }
+        if seen == Seen::Back || self.epoch.due.is_some_and(|due| due <= arrival) {
+            self.begin_epoch(arrival);
+        }
+        self.newest = Some(FrameNotice {
+            frame_id: message.frame_id,
+            timestamp_ns: message.timestamp_ns,
+            arrival,
+        });
+        true
+    }
+
+    fn skip(&self, ids: u64) {
+        // Relaxed: a counter for reports.
+        self.counters.skipped.fetch_add(ids, Ordering::Relaxed);
+    }
+
+    /// The stream broke off. What breaks before the first frame of an epoch belongs to it.
+    fn begin_epoch(&mut self, now: Instant) {
+        self.epoch.due = None;
+        if !self.epoch.has_frames {
+            return;
+        }
+        self.epoch.number = self.epoch.number.wrapping_add(1);
+        self.epoch.started = Some(now);
+        self.epoch.has_frames = false;
+        self.epoch.to_report = true;
+        count(&self.counters.epochs);
+    }
+
+    /// Acts on a notice: a frame, or a counted reason for none.
+    fn act_on(
+        &mut self,
+        notice: FrameNotice,
+        surfaces: &mut dyn SurfaceSource,
+    ) -> Result<Option<Snapshot>, SourceError> {
+        if self.region.is_none() {
+            self.region = Region::open(&self.config.shm_name)?;
+        }
+        let Some(region) = &mut self.region else {
+            count(&self.counters.not_ready);
+            return Ok(None);
+        };
+        let latest_end = self
+            .interval
+            .typical()
+            .map(|interval| notice.arrival + interval * LATEST_TENTHS / 10);
+        let refused = match self
+            .reader
+            .read(region, &notice, latest_end, surfaces, &self.counters)
+        {
+            Ok(coherent) => return Ok(Some(self.accept(&notice, coherent))),
+            Err(refused) => refused,
+        };
+        if refused.may_be_of_a_stale_segment() && self.reopen_if_replaced(notice.arrival)? {
+            // The same notice again, behind the event that the new epoch may owe.
+            self.newest = Some(notice);
+            return Ok(None);
+        }
+        refused.count(&self.counters);
+        self.report(&refused);
+        match refused {
+            Refused::Shrunk => self.close_region(),
+            Refused::OtherFrame { .. } => {
+                self.mismatches += 1;
+                if self.mismatches.is_multiple_of(MISMATCHES) {
+                    self.close_region();
+                }
+            }
+            _ => (),
+        }
+        Ok(None)
+    }
+
+    fn accept(&mut self, notice: &FrameNotice, coherent: Coherent) -> Snapshot {
+        let Coherent {
+            info,
+            surface,
+            start,
+            end,
+        } = coherent;
+        self.sequence.take(info.frame_id, info.capture_ts_ns);
+        count(&self.counters.frames);
+        let follows = self.epoch.has_frames || self.taken.is_none();
+        let gap = !follows
+            || self
+                .taken
+                .is_some_and(|id| id.wrapping_add(1) != info.frame_id);
+        self.taken = Some(info.frame_id);
+        self.epoch.has_frames = true;
+        self.mismatches = 0;
+        self.last_frame = Some(end);
+        self.present = Some(true);
+        self.reported.refusal = None;
+        self.reported.late = 0;
+
+        let mut trace = FrameTrace::default();
+        trace.stamp(Stage::Notice, notice.arrival);
+        trace.stamp(Stage::SnapshotStart, start);
+        trace.stamp(Stage::SnapshotEnd, end);
+        trace.capture_unix_ns = as_unix_time(info.capture_ts_ns, SystemTime::now());
+        let arrival = notice.arrival.saturating_duration_since(self.origin);
+        let time = self.timeline.place(
+            self.epoch.number,
+            info.capture_ts_ns,
+            u64::try_from(arrival.as_nanos()).unwrap_or(u64::MAX),
+        );
+        Snapshot {
+            info,
+            surface,
+            epoch: self.epoch.number,
+            gap,
+            time,
+            trace,
+        }
+    }
+
+    /// Says why frames are left out, once until it changes. Torn and late frames are ordinary.
+    fn report(&mut self, refused: &Refused) {
+        match refused {
+            Refused::Metadata(Refusal::NotReady) => (),
+            Refused::Metadata(refusal) => {
+                if self.reported.refusal != Some(*refusal) {
+                    self.reported.refusal = Some(*refusal);
+                    log::warn!("{}: {refusal}; left out", self.config.shm_name);
+                }
+            }
+            Refused::TooLate => {
+                self.reported.late += 1;
+                if self.reported.late == MANY_LATE {
+                    log::warn!(
+                        "{MANY_LATE} frames in a row took longer than 0.7 of the frame interval \
+                         ({:?}) from notice to surface: this machine is too slow for the producer",
+                        self.interval.typical().unwrap_or_default()
+                    );
+                }
+            }
+            other => log::debug!("{}: {other}", self.config.shm_name),
+        }
+    }
+
+    fn close_region(&mut self) {
+        if self.region.take().is_some() {
+            count(&self.counters.reopens);
+        }
+    }
+
+    /// Opens the segment that has the name now, if it is not the open one.
+    fn reopen_if_replaced(&mut self, now: Instant) -> Result<bool, SourceError> {
+        let open = self.region.as_ref().map(Region::identity);
+        let named = identity_of(&self.config.shm_name)?;
+        if open.is_none() || named.is_none() || open == named {
+            return Ok(false);
+        }
+        log::info!("{} was made anew by its producer", self.config.shm_name);
+        self.close_region();
+        self.region = Region::open(&self.config.shm_name)?;
+        self.begin_epoch(now);
+        Ok(true)
+    }
+
+    /// Looks whether the segment is there, and still the open one where no frames show it.
+    fn look(&mut self) -> Result<(), SourceError> {
+        let now = Instant::now();
+        self.next_look = now + LOOK_EVERY;
+        let recent = |at: Option<Instant>| at.is_some_and(|at| now < at + LOOK_EVERY);
+        if recent(self.last_frame) {
+            return Ok(());
+        }
+        match Region::open(&self.config.shm_name)? {
+            Some(named) => {
+                self.present = Some(true);
+                let open = self.region.as_ref().map(Region::identity);
+                if open.is_some() && open != Some(named.identity()) {
+                    self.reopen_if_replaced(now)?;
+                } else if open.is_none() {
+                    self.region = Some(named);
+                }
+                self.warm_up();
+            }
+            // Unlinked, but the producer goes on with what it has open.
+            None if recent(self.last_notice) => (),
+            None => {
+                self.region = None;
+                self.go_offline(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps what the segment holds now, so that the first frame finds its pages there.
+    fn warm_up(&mut self) {
+        if let Some(region) = &mut self.region
+            && let Some(block) = region.metadata()
+            && let Ok(metadata) = Metadata::parse(&block, region.len())
+            && let Ok(info) = metadata.frame_info()
+        {
+            let _ = region.view(info);
+        }
+    }
+
+    fn go_offline(&mut self, now: Instant) {
+        self.present = Some(false);
+        if self.epoch.has_frames {
+            self.epoch.due = Some(now);
+        }
+    }
+
+    fn listen_to_hints(&mut self) -> Result<Option<SourceEvent>, SourceError> {
+        let told = self.config.hints.take();
+        let now = Instant::now();
+        if told.reset || told.link == Some(StatusHint::Online) {
+            self.reopen_if_replaced(now)?;
+        }
+        let just_started = self
+            .epoch
+            .started
+            .is_some_and(|start| now < start + SAME_RESET);
+        if told.reset && self.epoch.has_frames && !just_started {
+            // The frames that show it may be on their way: give them a moment to begin the epoch.
+            self.epoch.due.get_or_insert(now + RESET_PATIENCE);
+        }
+        match told.link {
+            Some(StatusHint::Offline) if self.present == Some(true) => {
+                self.go_offline(now);
+                Ok(Some(SourceEvent::Offline))
+            }
+            Some(StatusHint::Online) => {
+                self.next_look = now;
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether our own producer has ended and its last frame was seen, or is lost.
+    fn ended(&mut self, now: Instant) -> bool {
+        let Some(end) = self.config.end.as_ref().and_then(ProducerEnd::get) else {
+            return false;
+        };
+        let since = *self.finished.get_or_insert(now);
+        end.last_frame
+            .is_none_or(|id| self.sequence.last_id() == Some(id))
+            || now >= since + END_PATIENCE
+    }
+}
+
+impl FrameSource for CvMmapSource {
+    fn next(
+        &mut self,
+        deadline: Instant,
+        surfaces: &mut dyn SurfaceSource,
+    ) -> Result<SourceEvent, SourceError> {
+        let mut announced = None;
+        loop {
+            if let Some(event) = self.listen_to_hints()? {
+                return Ok(event);
+            }
+            self.receive(announced.take())?;
+            if std::mem::take(&mut self.epoch.to_report) {
+                return Ok(SourceEvent::Reset);
+            }
+            if let Some(notice) = self.newest.take() {
+                if let Some(snapshot) = self.act_on(notice, surfaces)? {
+                    return Ok(SourceEvent::Frame(snapshot));
+                }
+                if Instant::now() < deadline || self.newest.is_some() {
+                    continue;
+                }
+                return Ok(SourceEvent::Idle);
+            }
+            let now = Instant::now();
+            if self.ended(now) {
+                return Ok(SourceEvent::End);
+            }
+            let was = self.present;
+            if now >= self.next_look || was.is_none() {
+                self.look()?;
+                if was != Some(false) && self.present == Some(false) {
+                    return Ok(SourceEvent::Offline);
+                }
+            }
+            if now >= deadline {
+                return Ok(SourceEvent::Idle);
+            }
+            let until = deadline.min(self.next_look).min(now + LISTEN_EVERY);
+            if self.sync.wait(until)? {
+                announced = Some(Instant::now());
+            }
+        }
+    }
+
+    fn counters(&self) -> &Arc<SourceCounters> {
+        &self.counters
+    }
+}
+
+impl Refused {
+    /// Whether it would look like this if the producer had gone on in another segment.
+    fn may_be_of_a_stale_segment(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherFrame { .. } | Self::NotReady | Self::Metadata(_) | Self::Shrunk
+        )
+    }
+}
+
+/// `time` if it is within a day of `now` as nanoseconds of Unix time; media time is not.
+fn as_unix_time(time: u64, now: SystemTime) -> Option<u64> {
+    let now = now.duration_since(UNIX_EPOCH).ok()?;
+    let now = u64::try_from(now.as_nanos()).ok()?;
+    (time.abs_diff(now) < DAY_NS).then_some(time)
+}
+
+fn count(counter: &AtomicU64) {
+    // Relaxed: counters publish nothing but themselves.
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A read may end within so many tenths of the frame interval (contract section 4.5).
+const LATEST_TENTHS: u32 = 7;
+const MANY_LATE: u32 = 30;
+/// Notices in a row that the segment may disagree with.
+const MISMATCHES: u32 = 3;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Hints are heard at least so often.
+const LISTEN_EVERY: Duration = Duration::from_millis(100);
+/// A wrap is told twice within 100 ms, and behind its first frame (contract section 5.3).
+const SAME_RESET: Duration = Duration::from_millis(500);
+const RESET_PATIENCE: Duration = Duration::from_millis(100);
+/// How long the last notice of a producer that has ended may be under way.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+const DAY_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capture_times_within_a_day_of_now_are_unix_time() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let at = |seconds: u64| as_unix_time(seconds * 1_000_000_000, now);
+        assert_eq!(at(1_700_000_000 - 86_399), Some(1_699_913_601_000_000_000));
+        assert_eq!(at(1_700_000_000 + 86_400), None);
+        assert_eq!(at(0), None, "media time");
+        assert_eq!(as_unix_time(u64::MAX, now), None);
+    }
+}

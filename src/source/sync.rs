@@ -1,0 +1,89 @@
+//! The ZeroMQ subscription to a producer's frame sync (contract section 3).
+//!
+//! The socket is not set to CONFLATE although only the newest message is acted on: every message
+//! is looked at, so that discontinuities inside a backlog are seen and skipped ids counted. The
+//! library's own limit of 1000 queued messages bounds that backlog.
+
+use std::time::{Duration, Instant};
+
+use super::SourceError;
+use super::contract::SYNC_MAGIC;
+
+/// A SUB socket that connects to a producer, whether it is there yet or not, and again whenever
+/// it comes back.
+pub struct SyncSubscriber {
+    socket: zmq::Socket,
+    endpoint: String,
+    buffer: [u8; 256],
+}
+
+impl SyncSubscriber {
+    /// # Errors
+    ///
+    /// If `endpoint` is no address that ZeroMQ can connect to. An absent peer is none.
+    pub fn connect(endpoint: &str) -> Result<Self, SourceError> {
+        let open = || -> zmq::Result<zmq::Socket> {
+            let socket = zmq::Context::new().socket(zmq::SUB)?;
+            socket.set_linger(0)?;
+            // A frame interval, in place of 100 ms: the first frames after a restart count.
+            socket.set_reconnect_ivl(20)?;
+            socket.set_subscribe(&[SYNC_MAGIC])?;
+            socket.connect(endpoint)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error| SourceError::Sync {
+            endpoint: endpoint.to_owned(),
+            reason: match error {
+                zmq::Error::EINVAL | zmq::Error::EPROTONOSUPPORT | zmq::Error::ENOCOMPATPROTO => {
+                    format!("{error}; write ipc:///path or tcp://host:port")
+                }
+                _ => error.to_string(),
+            },
+        })?;
+        Ok(Self {
+            socket,
+            endpoint: endpoint.to_owned(),
+            buffer: [0; 256],
+        })
+    }
+
+    /// Waits for a message until `deadline`; false if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the socket does not work any more.
+    pub fn wait(&self, deadline: Instant) -> Result<bool, SourceError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Up to the next millisecond: rounding down would spin through the last one.
+        let millis = (left + Duration::from_micros(999)).as_millis();
+        match self
+            .socket
+            .poll(zmq::POLLIN, i64::try_from(millis).unwrap_or(i64::MAX))
+        {
+            Ok(ready) => Ok(ready > 0),
+            // A signal: whoever handles it has set the stop token, which the caller looks at.
+            Err(zmq::Error::EINTR) => Ok(false),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    /// The next message if there is one; never waits. Bytes behind the first 256 are cut off.
+    ///
+    /// # Errors
+    ///
+    /// If the socket does not work any more.
+    pub fn receive(&mut self) -> Result<Option<&[u8]>, SourceError> {
+        match self.socket.recv_into(&mut self.buffer, zmq::DONTWAIT) {
+            Ok(len) => Ok(Some(&self.buffer[..len.min(self.buffer.len())])),
+            Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => Ok(None),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    fn broken(&self, error: zmq::Error) -> SourceError {
+        SourceError::Sync {
+            endpoint: self.endpoint.clone(),
+            reason: error.to_string(),
+        }
+    }
+}

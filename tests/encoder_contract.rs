@@ -1,0 +1,719 @@
+//! The contract of `EncoderBackend`, written once and run for every candidate that opens here.
+//!
+//! What comes out is judged by others: ffmpeg decodes it, ffprobe reads its headers. NAL units
+//! are told apart by code of this file.
+
+mod encoder_contract {
+    pub mod oracle;
+    pub mod scene;
+}
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use cvmmap_streamer::encode::registry::{CANDIDATES, Candidate, Kind};
+use cvmmap_streamer::encode::{
+    Codec, EncodedPicture, EncodedQueue, EncoderBackend, EncoderConfig, FrameRate, Picture, Preset,
+    RateControl, Tuning,
+};
+use cvmmap_streamer::frame::{FrameInfo, PictureShape, PixelFormat, PlaneLayout, Snapshot};
+use cvmmap_streamer::time::MediaTime;
+use cvmmap_streamer::trace::FrameTrace;
+
+use encoder_contract::oracle::{self, Nal};
+use encoder_contract::scene::{Scene, Yuv, fill};
+
+#[test]
+fn one_access_unit_for_each_picture_before_the_next_one_goes_in() {
+    for_each(|candidate, codec| {
+        let mut line = Line::open(candidate, config(codec, 320, 192));
+        let mut scene = Scene::new(320, 192);
+        for n in 0..80 {
+            line.push(&scene.next(), n, n == 17);
+            assert_eq!(line.out.len(), 1, "{} at picture {n}", candidate.name);
+            let unit = line.out.pop().unwrap();
+            assert_eq!(unit.frame_id, n + 1000);
+            assert_eq!((unit.pts, unit.dts), (time_of(n), time_of(n)));
+            assert_eq!((unit.epoch, unit.capture_ts_ns), (3, u64::from(n) + 7));
+            // an IDR by itself each 30, and a request starts the count anew
+            if candidate.kind == Kind::Software || n <= 17 {
+                assert_eq!(unit.key, [0, 17, 47, 77].contains(&n), "picture {n}");
+            }
+            check_syntax(codec, &unit);
+            line.out.recycle(unit.data);
+        }
+        line.backend.flush(&mut line.out).unwrap();
+        assert!(line.out.is_empty(), "nothing is left behind");
+    });
+}
+
+#[test]
+fn parameter_sets_are_the_same_in_front_of_every_key_frame() {
+    for_each(|candidate, codec| {
+        let config = EncoderConfig {
+            gop: 5,
+            ..config(codec, 320, 192)
+        };
+        let units = code(candidate, config, 21, &mut Scene::new(320, 192));
+        let sets = |unit: &EncodedPicture| -> Vec<Vec<u8>> {
+            let nals = oracle::nals(codec, &unit.data).into_iter();
+            nals.filter(Nal::is_parameter_set)
+                .map(|nal| nal.bytes.to_vec())
+                .collect()
+        };
+        let keys: Vec<_> = units.iter().filter(|unit| unit.key).collect();
+        assert_eq!(keys.len(), 5);
+        assert!(keys.iter().all(|key| sets(key) == sets(keys[0])));
+    });
+}
+
+#[test]
+fn the_group_of_pictures_is_as_long_as_asked() {
+    for_each(|candidate, codec| {
+        for (gop, expected) in [(0, 1), (1, 40), (8, 5)] {
+            let config = EncoderConfig {
+                gop,
+                ..config(codec, 160, 96)
+            };
+            let units = code(candidate, config, 40, &mut Scene::new(160, 96));
+            let keys = units.iter().filter(|unit| unit.key).count();
+            assert_eq!(keys, expected, "{} with gop {gop}", candidate.name);
+        }
+    });
+}
+
+#[test]
+fn every_picture_decodes_to_nearly_itself() {
+    let Some(ffmpeg) = oracle::Ffmpeg::find() else {
+        return;
+    };
+    for_each(|candidate, codec| {
+        for (tuning, b_frames) in [
+            (Tuning::LowLatency, 0),
+            (Tuning::LowLatency, 2),
+            (Tuning::Quality, 0),
+            (Tuning::Quality, 3),
+        ] {
+            let config = EncoderConfig {
+                rate: RateControl::Bitrate(2_000_000),
+                tuning,
+                b_frames,
+                ..config(codec, 320, 192)
+            };
+            let mut scene = Scene::quiet(320, 192);
+            let wanted: Vec<_> = (0..60).map(|_| scene.next()).collect();
+            let units = code(candidate, config, 60, &mut Scene::quiet(320, 192));
+            let decoded = ffmpeg.decode(codec, &units, 320, 192);
+            assert_eq!(decoded.len(), 60, "{}", candidate.name);
+            for (n, (wanted, decoded)) in wanted.iter().zip(&decoded).enumerate() {
+                let psnr = wanted.psnr(decoded);
+                assert!(
+                    psnr > 34.0,
+                    "{} {tuning:?}: picture {n} has {psnr:.1} dB",
+                    candidate.name
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn greys_stay_grey_and_colours_keep_their_order() {
+    let Some(ffmpeg) = oracle::Ffmpeg::find() else {
+        return;
+    };
+    for_each(|candidate, codec| {
+        let config = EncoderConfig {
+            rate: RateControl::Quality(12),
+            ..config(codec, 320, 192)
+        };
+        let wanted = [
+            [255, 0, 0],
+            [0, 255, 0],
+            [0, 0, 255],
+            [255, 255, 255],
+            [0, 0, 0],
+            [64, 64, 64],
+            [128, 128, 128],
+            [192, 192, 192],
+        ];
+        let units = code(candidate, config, 4, &mut Scene::patches(320, 192, &wanted));
+        // ffmpeg takes matrix and range out of the stream: a wrong VUI is a wrong colour here
+        let picture = ffmpeg.decode_rgb(codec, &units, 320, 192).pop().unwrap();
+        for (n, wanted) in wanted.iter().enumerate() {
+            let (x, y) = (n * 40 + 20, 96);
+            let at = (y * 320 + x) * 3;
+            let found: [u8; 3] = picture[at..at + 3].try_into().unwrap();
+            let off = |i: usize| found[i].abs_diff(wanted[i]);
+            assert!(
+                (0..3).all(|i| off(i) <= 4),
+                "{}: {wanted:?} became {found:?}",
+                candidate.name
+            );
+        }
+        // and a grey has no colour at all: chroma is 128 on the spot
+        let yuv = ffmpeg.decode(codec, &units, 320, 192).pop().unwrap();
+        for n in 3..8 {
+            let at = 48 * 160 + n * 20 + 10;
+            assert_eq!((yuv.u[at], yuv.v[at]), (128, 128), "patch {n}");
+        }
+    });
+}
+
+#[test]
+fn the_headers_say_bt709_limited_and_the_even_size() {
+    let Some(ffmpeg) = oracle::Ffmpeg::find() else {
+        return;
+    };
+    for_each(|candidate, codec| {
+        for (width, height) in [(320, 192), (641, 361), (64, 64), (1280, 720)] {
+            let config = config(codec, width, height);
+            let units = code(candidate, config, 2, &mut Scene::new(width, height));
+            let found = ffmpeg.probe(
+                codec,
+                &units,
+                "stream=codec_name,width,height,pix_fmt,color_range,color_space,color_transfer,color_primaries",
+            );
+            let even = |n: u32| n.next_multiple_of(2);
+            let name = if codec == Codec::H264 { "h264" } else { "hevc" };
+            for line in [
+                format!("codec_name={name}"),
+                format!("width={}", even(width)),
+                format!("height={}", even(height)),
+                "pix_fmt=yuv420p".to_owned(),
+                "color_range=tv".to_owned(),
+                "color_space=bt709".to_owned(),
+                "color_transfer=bt709".to_owned(),
+                "color_primaries=bt709".to_owned(),
+            ] {
+                assert!(
+                    found.lines().any(|found| found == line),
+                    "{} {width}x{height}: no {line} in\n{found}",
+                    candidate.name
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn odd_and_small_sizes_decode() {
+    let Some(ffmpeg) = oracle::Ffmpeg::find() else {
+        return;
+    };
+    for_each(|candidate, codec| {
+        for (width, height) in [
+            (641, 361),
+            (322, 182),
+            (66, 34),
+            (64, 64),
+            (130, 16),
+            (16, 16),
+        ] {
+            let config = config(codec, width, height);
+            let units = code(candidate, config, 3, &mut Scene::new(width, height));
+            let (width, height) = (width.next_multiple_of(2), height.next_multiple_of(2));
+            let decoded = ffmpeg.decode(codec, &units, width, height);
+            assert_eq!(decoded.len(), 3, "{} {width}x{height}", candidate.name);
+        }
+    });
+}
+
+#[test]
+fn the_bit_rate_is_kept_within_a_tenth() {
+    for_each(|candidate, codec| {
+        for bits in [600_000, 1_500_000] {
+            let config = EncoderConfig {
+                rate: RateControl::Bitrate(bits),
+                ..config(codec, 640, 360)
+            };
+            let units = code(candidate, config, 150, &mut Scene::new(640, 360));
+            let ratio = bits_per_second(&units) / f64::from(bits);
+            println!("{}: {ratio:.3} of {bits} bit/s", candidate.name);
+            assert!(
+                (0.9..=1.1).contains(&ratio),
+                "{}: {ratio:.3}",
+                candidate.name
+            );
+        }
+    });
+}
+
+#[test]
+fn the_bit_rate_changes_while_running() {
+    for_each(|candidate, codec| {
+        let mut line = Line::open(
+            candidate,
+            EncoderConfig {
+                rate: RateControl::Bitrate(1_500_000),
+                ..config(codec, 640, 360)
+            },
+        );
+        let mut scene = Scene::new(640, 360);
+        let mut n = 0;
+        let mut second = |line: &mut Line, bits: u32| {
+            line.backend.set_bitrate(bits).unwrap();
+            let mut units = Vec::new();
+            for _ in 0..90 {
+                line.push(&scene.next(), n, false);
+                n += 1;
+                units.extend(line.out.pop());
+            }
+            // the first second is the way from one rate to the other
+            let ratio = bits_per_second(&units[30..]) / f64::from(bits);
+            println!("{}: {ratio:.3} of {bits} bit/s", candidate.name);
+            assert!(
+                (0.8..=1.2).contains(&ratio),
+                "{}: {ratio:.3}",
+                candidate.name
+            );
+            units.iter().filter(|unit| unit.key).count()
+        };
+        second(&mut line, 1_500_000);
+        // down and up again; at most one IDR beside the three of each 90 pictures
+        assert!(second(&mut line, 700_000) <= 4);
+        assert!(second(&mut line, 2_500_000) <= 4);
+    });
+}
+
+#[test]
+fn a_rate_above_sixty_pictures_per_second_gets_its_bits() {
+    for_each(|candidate, codec| {
+        let config = EncoderConfig {
+            rate: RateControl::Bitrate(2_000_000),
+            frame_rate: FrameRate { num: 120, den: 1 },
+            gop: 120,
+            ..config(codec, 320, 192)
+        };
+        let units = code(candidate, config, 360, &mut Scene::new(320, 192));
+        let bytes: usize = units.iter().map(|unit| unit.data.len()).sum();
+        let ratio = bytes as f64 * 8.0 / 3.0 / 2_000_000.0;
+        println!("{}: {ratio:.3} at 120 pictures per second", candidate.name);
+        assert!(
+            (0.85..=1.15).contains(&ratio),
+            "{}: {ratio:.3}",
+            candidate.name
+        );
+    });
+}
+
+#[test]
+fn a_better_quality_is_larger_and_nearer() {
+    let Some(ffmpeg) = oracle::Ffmpeg::find() else {
+        return;
+    };
+    for_each(|candidate, codec| {
+        let mut last: Option<(usize, f64)> = None;
+        for quality in [44, 30, 18, 0] {
+            let config = EncoderConfig {
+                rate: RateControl::Quality(quality),
+                ..config(codec, 320, 192)
+            };
+            let units = code(candidate, config, 12, &mut Scene::new(320, 192));
+            let bytes: usize = units.iter().map(|unit| unit.data.len()).sum();
+            let decoded = ffmpeg.decode(codec, &units, 320, 192);
+            assert_eq!(decoded.len(), 12);
+            let mut scene = Scene::new(320, 192);
+            let psnr = decoded.iter().map(|d| scene.next().psnr(d)).sum::<f64>() / 12.0;
+            println!(
+                "{} at quality {quality}: {bytes} bytes, {psnr:.1} dB",
+                candidate.name
+            );
+            if let Some((fewer, lower)) = last {
+                assert!(bytes > fewer && psnr > lower, "{}", candidate.name);
+            }
+            last = Some((bytes, psnr));
+        }
+    });
+}
+
+#[test]
+fn every_preset_opens_and_is_decodable() {
+    let Some(ffmpeg) = oracle::Ffmpeg::find() else {
+        return;
+    };
+    for_each(|candidate, codec| {
+        for preset in [
+            Preset::Fastest,
+            Preset::Fast,
+            Preset::Balanced,
+            Preset::Quality,
+        ] {
+            for tuning in [Tuning::LowLatency, Tuning::Quality] {
+                let config = EncoderConfig {
+                    preset,
+                    tuning,
+                    ..config(codec, 320, 192)
+                };
+                let units = code(candidate, config, 12, &mut Scene::new(320, 192));
+                let decoded = ffmpeg.decode(codec, &units, 320, 192);
+                assert_eq!(
+                    decoded.len(),
+                    12,
+                    "{} {preset:?} {tuning:?}",
+                    candidate.name
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn b_frames_come_in_coding_order_with_times_that_work() {
+    let Some(ffmpeg) = oracle::Ffmpeg::find() else {
+        return;
+    };
+    for_each(|candidate, codec| {
+        for b_frames in [1, 2, 3] {
+            let config = EncoderConfig {
+                b_frames,
+                ..config(codec, 320, 192)
+            };
+            let mut line = Line::open(candidate, config);
+            let in_use = line.backend.b_frames();
+            let mut scene = Scene::quiet(320, 192);
+            let (mut units, mut held_most) = (Vec::new(), 0);
+            for n in 0..100 {
+                line.push(&scene.next(), n, n == 50);
+                while let Some(unit) = line.out.pop() {
+                    units.push(unit);
+                }
+                held_most = held_most.max(n as usize + 1 - units.len());
+            }
+            assert!(held_most <= line.backend.delay(), "holds back {held_most}");
+            line.backend.flush(&mut line.out).unwrap();
+            while let Some(unit) = line.out.pop() {
+                units.push(unit);
+            }
+            assert_eq!(units.len(), 100, "{}", candidate.name);
+            units.iter().for_each(|unit| check_syntax(codec, unit));
+            assert!(units.iter().any(|unit| unit.key && unit.frame_id == 1050));
+            assert!(units.iter().all(|unit| unit.dts <= unit.pts));
+            assert!(units.windows(2).all(|pair| pair[0].dts < pair[1].dts));
+            // each picture once, with the time that it had
+            let mut shown: Vec<_> = units.iter().map(|unit| (unit.pts, unit.frame_id)).collect();
+            let reordered = shown.windows(2).any(|pair| pair[0] > pair[1]);
+            shown.sort_unstable();
+            let wanted: Vec<_> = (0..100).map(|n| (time_of(n), n + 1000)).collect();
+            assert_eq!(shown, wanted);
+            // B-frames where the backend says so, and nowhere else
+            let types = ffmpeg.probe(codec, &units, "frame=pict_type");
+            assert_eq!(types.contains("=B"), in_use > 0, "{}", candidate.name);
+            assert_eq!(reordered, in_use > 0);
+        }
+    });
+}
+
+#[test]
+fn offline_tuning_gives_every_picture_once() {
+    for_each(|candidate, codec| {
+        let config = EncoderConfig {
+            tuning: Tuning::Quality,
+            preset: Preset::Balanced,
+            b_frames: 3,
+            ..config(codec, 160, 96)
+        };
+        let mut line = Line::open(candidate, config);
+        let mut scene = Scene::new(160, 96);
+        let mut held_most = 0;
+        for n in 0..120 {
+            line.push(&scene.next(), n, false);
+            held_most = held_most.max(n as usize + 1 - line.out.len());
+        }
+        assert!(
+            held_most <= line.backend.delay(),
+            "{} holds back {held_most}, says {}",
+            candidate.name,
+            line.backend.delay()
+        );
+        line.backend.flush(&mut line.out).unwrap();
+        assert_eq!(line.out.len(), 120);
+    });
+}
+
+#[test]
+fn nothing_is_allocated_once_the_buffers_have_grown() {
+    for_each(|candidate, codec| {
+        if candidate.kind != Kind::Software {
+            return;
+        }
+        for b_frames in [0, 2] {
+            let config = EncoderConfig {
+                b_frames,
+                ..config(codec, 320, 192)
+            };
+            let mut line = Line::open(candidate, config);
+            // the buffers grow to the largest access unit of the warm-up
+            let mut scene = Scene::new(320, 192);
+            let pictures: Vec<_> = (0..60).map(|_| scene.next()).collect();
+            let mut allocations = 0;
+            for (n, yuv) in pictures.iter().cycle().take(180).enumerate() {
+                let picture = line.picture(yuv, n as u32, n % 30 == 0);
+                let before = ALLOCATIONS.get();
+                line.backend.encode(picture, &mut line.out).unwrap();
+                if n >= 90 {
+                    allocations += ALLOCATIONS.get() - before;
+                }
+                while let Some(mut unit) = line.out.pop() {
+                    // as large as any will be: growth of a buffer is warm-up, not the path
+                    unit.data.reserve(1 << 16);
+                    line.out.recycle(unit.data);
+                }
+            }
+            assert_eq!(
+                allocations, 0,
+                "{} with {b_frames} B-frames",
+                candidate.name
+            );
+        }
+    });
+}
+
+#[test]
+fn encoders_work_side_by_side() {
+    let pairs: Vec<_> = pairs().into_iter().flat_map(|pair| [pair; 3]).collect();
+    std::thread::scope(|scope| {
+        for (n, (candidate, codec)) in pairs.into_iter().enumerate() {
+            scope.spawn(move || {
+                for round in 0..3 {
+                    // other block sizes and threads than those beside it
+                    let config = EncoderConfig {
+                        preset: [Preset::Fastest, Preset::Balanced][(n + round) % 2],
+                        ..config(codec, 160 + 32 * n as u32, 96)
+                    };
+                    let mut scene = Scene::new(config.shape.width, 96);
+                    assert_eq!(code(candidate, config, 10, &mut scene).len(), 10);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_coded_is_refused_in_words() {
+    for_each(|candidate, codec| {
+        let other = match codec {
+            Codec::H264 => Codec::H265,
+            Codec::H265 => Codec::H264,
+        };
+        if !candidate.codecs.contains(&other) {
+            let refusal = (candidate.open)(&config(other, 320, 192)).err().unwrap();
+            assert!(refusal.to_string().contains(other.name()), "{refusal}");
+        }
+        let huge = config(codec, 65_535, 65_535);
+        let huge = EncoderConfig {
+            surfaces_in_flight: 0,
+            ..huge
+        };
+        assert!((candidate.open)(&huge).is_err());
+        let tiny = (candidate.open)(&config(codec, 8, 8)).err().unwrap();
+        assert!(tiny.to_string().contains("16x16"), "{tiny}");
+        let nothing = EncoderConfig {
+            rate: RateControl::Bitrate(0),
+            ..config(codec, 320, 192)
+        };
+        assert!((candidate.open)(&nothing).is_err());
+    });
+}
+
+#[test]
+fn a_surface_of_another_encoder_concerns_one_picture_only() {
+    for_each(|candidate, codec| {
+        let mut line = Line::open(candidate, config(codec, 160, 96));
+        let stranger = Line::open(candidate, config(codec, 160, 96));
+        let mut scene = Scene::new(160, 96);
+        let foreign = stranger.picture(&scene.next(), 0, false);
+        let error = line.backend.encode(foreign, &mut line.out).err().unwrap();
+        assert!(error.to_string().contains("another encoder"), "{error}");
+        line.push(&scene.next(), 1, false);
+        assert!(line.out.pop().is_some_and(|unit| unit.key));
+    });
+}
+
+/// An open backend and where its access units go.
+struct Line {
+    backend: Box<dyn EncoderBackend>,
+    out: EncodedQueue,
+}
+
+impl Line {
+    fn open(candidate: &Candidate, config: EncoderConfig) -> Self {
+        let backend = (candidate.open)(&config).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(backend.name(), candidate.name);
+        Self {
+            backend,
+            out: EncodedQueue::new(),
+        }
+    }
+
+    fn picture(&self, yuv: &Yuv, n: u32, force_key: bool) -> Picture {
+        let mut surface = self.backend.surfaces().take().expect("a surface is free");
+        fill(&mut surface, yuv);
+        let (width, height) = (yuv.width, yuv.height);
+        let info = FrameInfo {
+            frame_id: n + 1000,
+            capture_ts_ns: u64::from(n) + 7,
+            format: PixelFormat::Yuv,
+            left: PlaneLayout {
+                width,
+                height,
+                stride: width * 3,
+                offset: 0,
+                size: width * 3 * height,
+            },
+            encoded: None,
+            frame_rate: None,
+            payload_size: width * 3 * height,
+        };
+        Picture {
+            snapshot: Snapshot {
+                info,
+                surface,
+                epoch: 3,
+                gap: false,
+                time: time_of(n),
+                trace: FrameTrace::default(),
+            },
+            force_key,
+        }
+    }
+
+    fn push(&mut self, yuv: &Yuv, n: u32, force_key: bool) {
+        let picture = self.picture(yuv, n, force_key);
+        self.backend.encode(picture, &mut self.out).unwrap();
+    }
+}
+
+/// Codes `pictures` pictures of `scene` and gives all access units, flushed.
+fn code(
+    candidate: &Candidate,
+    config: EncoderConfig,
+    pictures: u32,
+    scene: &mut Scene,
+) -> Vec<EncodedPicture> {
+    let mut line = Line::open(candidate, config);
+    for n in 0..pictures {
+        line.push(&scene.next(), n, false);
+    }
+    line.backend.flush(&mut line.out).unwrap();
+    let units: Vec<_> = std::iter::from_fn(|| line.out.pop()).collect();
+    assert_eq!(units.len(), pictures as usize, "{}", candidate.name);
+    units
+}
+
+/// Uneven, so that an invented time would show.
+fn time_of(n: u32) -> MediaTime {
+    MediaTime(i64::from(n) * 33_333_333 + i64::from(n % 3) * 1_000_000)
+}
+
+/// Bits of `units` per second at 30 pictures per second.
+fn bits_per_second(units: &[EncodedPicture]) -> f64 {
+    let bytes: usize = units.iter().map(|unit| unit.data.len()).sum();
+    bytes as f64 * 8.0 * 30.0 / units.len() as f64
+}
+
+fn config(codec: Codec, width: u32, height: u32) -> EncoderConfig {
+    EncoderConfig {
+        codec,
+        shape: PictureShape {
+            width,
+            height,
+            format: PixelFormat::Yuv,
+            encoded: None,
+        },
+        frame_rate: FrameRate::THIRTY,
+        rate: RateControl::Bitrate(1_000_000),
+        gop: 30,
+        b_frames: 0,
+        preset: Preset::Fastest,
+        tuning: Tuning::LowLatency,
+        surfaces_in_flight: 2,
+    }
+}
+
+/// Annex B, one picture, parameter sets exactly in front of key frames, no delimiters.
+fn check_syntax(codec: Codec, unit: &EncodedPicture) {
+    assert!(
+        unit.data.starts_with(&[0, 0, 1]) || unit.data.starts_with(&[0, 0, 0, 1]),
+        "no start code"
+    );
+    let nals = oracle::nals(codec, &unit.data);
+    assert!(nals.iter().all(|nal| !nal.is_delimiter()));
+    let pictures = nals.iter().filter(|nal| nal.starts_picture()).count();
+    assert_eq!(pictures, 1, "access units in one buffer");
+    let first_slice = nals.iter().position(Nal::is_slice).unwrap();
+    assert!(nals[first_slice..].iter().all(Nal::is_slice));
+    assert!(
+        nals[first_slice..]
+            .iter()
+            .all(|nal| nal.is_idr() == unit.key)
+    );
+    let sets: Vec<_> = nals[..first_slice]
+        .iter()
+        .filter(|nal| nal.is_parameter_set())
+        .map(|nal| nal.kind)
+        .collect();
+    let wanted: &[u8] = match (unit.key, codec) {
+        (false, _) => &[],
+        (true, Codec::H264) => &[7, 8],
+        (true, Codec::H265) => &[32, 33, 34],
+    };
+    assert_eq!(sets, wanted);
+}
+
+/// Every candidate that encodes pictures, with each of its codecs.
+fn pairs() -> Vec<(&'static Candidate, Codec)> {
+    let encoding = CANDIDATES.iter().filter(|c| c.kind != Kind::Passthrough);
+    let all = encoding.flat_map(|c| c.codecs.iter().map(move |codec| (c, *codec)));
+    all.filter(|(candidate, codec)| {
+        match (candidate.open)(&config(*codec, 320, 192)) {
+            Ok(_) => true,
+            // Software always opens; hardware may not be there.
+            Err(why) => {
+                assert_ne!(candidate.kind, Kind::Software, "{why}");
+                println!("not run for {} {codec}: {why}", candidate.name);
+                false
+            }
+        }
+    })
+    .collect()
+}
+
+fn for_each(test: impl Fn(&'static Candidate, Codec)) {
+    let pairs = pairs();
+    assert!(!pairs.is_empty());
+    for (candidate, codec) in pairs {
+        test(candidate, codec);
+    }
+}
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts what this thread asks for; what the C libraries allocate does not come this way.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the
+// thread that allocates nothing itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise about `layout` is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: `pointer` came from `alloc` above, with this layout.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
