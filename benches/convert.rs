@@ -3,7 +3,8 @@
 //! Before each measured pass another thread writes the frame anew into a shared mapping, as a
 //! producer does, and the destinations take turns, as a pool's surfaces do: the caches are then as
 //! they are in the streamer. The table compares medians of passes that alternate, because absolute
-//! times of a shared machine move by half from one hour to the next. Criterion's figures after it
+//! times of a shared machine move by half from one hour to the next; `low` compares the lower
+//! quartiles, which is what is left to trust while other programs want the cores. Criterion's figures after it
 //! are for comparing one commit with another.
 //!
 //! ```text
@@ -53,7 +54,7 @@ fn table(sizes: &[(&str, u32, u32)], rounds: usize) {
     println!("median of {rounds} alternating passes over a frame just written by another thread");
     print!("{:<6} {:<5} {:>11}", "size", "from", "memcpy us");
     for rung in &rungs {
-        print!(" {:>9} {:>6}", rung.rung().name(), "ratio");
+        print!(" {:>9} {:>6} {:>6}", rung.rung().name(), "ratio", "low");
     }
     println!();
     let only = std::env::var("CONVERT_ONLY").unwrap_or_default();
@@ -74,19 +75,17 @@ fn table(sizes: &[(&str, u32, u32)], rounds: usize) {
                         .for_each(|(all, one)| all.push(one));
                 }
             }
-            let medians: Vec<f64> = times.iter_mut().map(|all| median_us(all)).collect();
-            print!("{name:<6} {:<5} {:>11.0}", format.name(), medians[0]);
-            for median in &medians[1..] {
-                print!(" {median:>9.0} {:>6.2}", median / medians[0]);
+            times.iter_mut().for_each(|all| all.sort_unstable());
+            let us = |all: &[Duration], part: usize| all[all.len() / part].as_secs_f64() * 1e6;
+            let (copied, converted) = times.split_at(1);
+            print!("{name:<6} {:<5} {:>11.0}", format.name(), us(&copied[0], 2));
+            for all in converted {
+                let ratio = |part| us(all, part) / us(&copied[0], part);
+                print!(" {:>9.0} {:>6.2} {:>6.2}", us(all, 2), ratio(2), ratio(4));
             }
             println!();
         }
     }
-}
-
-fn median_us(times: &mut [Duration]) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e6
 }
 
 fn criterion_1080p(criterion: &mut Criterion) {
@@ -214,7 +213,7 @@ impl Producer {
                         }
                         theirs.store(wanted + 1, Ordering::Release);
                     }
-                    _ => spin_loop(),
+                    _ => wait(),
                 }
             }
         };
@@ -228,9 +227,15 @@ impl Producer {
         let wanted = self.turn.load(Ordering::Relaxed) + 1;
         self.turn.store(wanted, Ordering::Release);
         while self.turn.load(Ordering::Acquire) == wanted {
-            spin_loop();
+            wait();
         }
     }
+}
+
+/// Neither asleep, for waking would count, nor in the way of the other thread.
+fn wait() {
+    spin_loop();
+    std::thread::yield_now();
 }
 
 impl Drop for Producer {

@@ -45,7 +45,7 @@ fn compare(picture: usize, chunk_size: u32, bytes: usize, rounds: usize) {
     }
     ratios.sort_by(f64::total_cmp);
     let at = ratios.len() / 2;
-    let mut column = |of: fn(&(f64, f64)) -> f64| {
+    let column = |of: fn(&(f64, f64)) -> f64| {
         let mut values: Vec<f64> = figures.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         values[at] / (count * picture) as f64 * 1e9
@@ -130,7 +130,7 @@ impl Bare {
 
     fn send(&mut self, units: &[Arc<AccessUnit>], count: usize) {
         let (first, next) = ([6; 21], [0xC6; 1]);
-        let mut prepared: Vec<Vec<IoSlice<'_>>> = units
+        let prepared: Vec<Vec<IoSlice<'_>>> = units
             .iter()
             .map(|unit| {
                 let slice = unit.nals().last().unwrap().bytes();
@@ -156,7 +156,6 @@ impl Bare {
                 IoSlice::advance_slices(&mut pieces, written);
             }
         }
-        prepared.clear();
     }
 }
 

@@ -2,8 +2,9 @@
 //! loop that gathers and segments the same bytes?
 //!
 //! The last part prints ratios of thread CPU time, from alternating rounds in one run:
-//! `cargo bench --bench rtp`. One thread sends a unit and then empties the receiver, which is
-//! not measured; delivery over the loopback runs inside the sender's call and is.
+//! `cargo bench --bench rtp`. One thread sends some units and then empties the receiver, which is
+//! not measured; delivery over the loopback runs inside the sender's call and is. As root the
+//! receiver's buffer holds them all, otherwise most are dropped on delivery, by every sender alike.
 
 use std::hint::black_box;
 use std::net::UdpSocket;
@@ -88,7 +89,9 @@ fn ratios(gro: bool, rounds: usize) {
     let mut receiver = Receiver::new(gro);
     let slice = unit.nals().last().unwrap().bytes();
 
-    let bare_socket = receiver.connected();
+    // with the same options as the others' sockets
+    let bare_batch = BatchSocket::new(receiver.connected()).unwrap();
+    let bare_socket = bare_batch.socket().try_clone().unwrap();
     let mut sequence = 0_u16;
     let mut bare = || bare_send(&bare_socket, slice, &mut sequence);
 
@@ -117,13 +120,12 @@ fn ratios(gro: bool, rounds: usize) {
         whole.poll().unwrap();
     };
 
-    let clock = clock_cost();
     let mut costs: [Vec<f64>; 3] = Default::default();
     for _ in 0..rounds {
         // one after another in each round, so that a busy neighbour slows all of them
-        costs[0].push(round(&mut bare, &mut receiver, clock));
-        costs[1].push(round(&mut batch, &mut receiver, clock));
-        costs[2].push(round(&mut sink, &mut receiver, clock));
+        costs[0].push(round(&mut bare, &mut receiver));
+        costs[1].push(round(&mut batch, &mut receiver));
+        costs[2].push(round(&mut sink, &mut receiver));
     }
     let per_gb = |costs: &[f64]| median(costs.to_vec()) / (UNIT as f64);
     let ratio = |costs: &[Vec<f64>; 3], which: usize| {
@@ -149,15 +151,12 @@ fn ratios(gro: bool, rounds: usize) {
 }
 
 /// Nanoseconds of thread CPU time for one unit.
-fn round(send: &mut impl FnMut(), receiver: &mut Receiver, clock: f64) -> f64 {
+fn round(send: &mut impl FnMut(), receiver: &mut Receiver) -> f64 {
     const UNITS: usize = 20;
-    let mut nanos = 0.0;
-    for _ in 0..UNITS {
-        let start = thread_cpu();
-        send();
-        nanos += thread_cpu() - start - clock;
-        receiver.drain();
-    }
+    let start = thread_cpu();
+    (0..UNITS).for_each(|_| send());
+    let nanos = thread_cpu() - start;
+    receiver.drain();
     nanos / UNITS as f64
 }
 
@@ -169,14 +168,6 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn thread_cpu() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
-}
-
-fn clock_cost() -> f64 {
-    let costs = (0..10_001).map(|_| {
-        let start = thread_cpu();
-        thread_cpu() - start
-    });
-    median(costs.collect())
 }
 
 /// The yardstick: FU-A heads of one NAL unit on the stack, two pieces per packet, runs of 54.
@@ -242,19 +233,11 @@ impl Receiver {
     fn new(gro: bool) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
+        if set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16 << 20).is_err() {
+            println!("the receive buffer stays small: not root");
+        }
         if gro {
-            let on = 1_i32;
-            // SAFETY: the value outlives the call and its size is said.
-            let status = unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_UDP,
-                    libc::UDP_GRO,
-                    (&raw const on).cast(),
-                    size_of_val(&on) as libc::socklen_t,
-                )
-            };
-            assert_eq!(status, 0);
+            set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).unwrap();
         }
         Self {
             socket,
@@ -274,6 +257,20 @@ impl Receiver {
 
     fn drain(&mut self) {
         while self.socket.recv(&mut self.buffer).is_ok() {}
+    }
+}
+
+fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) -> std::io::Result<()> {
+    let size = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the value outlives the call and its size is said.
+    let status = unsafe {
+        let value = (&raw const value).cast();
+        libc::setsockopt(socket.as_raw_fd(), level, name, value, size)
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
     }
 }
 

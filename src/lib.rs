@@ -31,6 +31,8 @@ pub mod sink;
 
 pub mod pipeline;
 
+pub mod control;
+
 pub mod cli;
 pub mod config;
 pub mod exit;

@@ -31,7 +31,6 @@ pub struct PublishConfig {
 }
 
 /// See the module. Times are durations since any fixed moment.
-#[derive(Debug)]
 pub struct PublishSession {
     config: PublishConfig,
     step: Step,
@@ -119,6 +118,12 @@ impl PublishSession {
             }
         };
         self.reader = reader;
+        if self.out.len() > LARGEST_OUTPUT {
+            return Err(RtmpError::protocol(
+                "requests",
+                "the server asks for more answers than it reads",
+            ));
+        }
         result
     }
 
@@ -467,6 +472,16 @@ impl PublishSession {
     }
 }
 
+impl std::fmt::Debug for PublishSession {
+    /// Nothing of the output, which holds the stream key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PublishSession")
+            .field("url", &self.config.url)
+            .field("step", &self.step)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The duty to acknowledge (section 5.4.3): every half window, so that a peer which counts a
 /// little differently does not wait for us.
 #[derive(Debug, Default)]
@@ -494,6 +509,9 @@ impl Window {
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 /// Auth hooks of servers ask other machines first.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Output that may wait while the server does not read.
+const LARGEST_OUTPUT: usize = 256 * 1024;
 
 const CONNECT_ID: f64 = 1.0;
 const CREATE_STREAM_ID: f64 = 4.0;

@@ -158,7 +158,7 @@ impl RtmpSink {
             State::Dialing(dial) => match dial.advance(now, wait) {
                 Ok(None) => return Ok(()),
                 Ok(Some(socket)) => self.open_link(socket),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(LinkError::Connect(error)),
             },
             State::Open(link) => {
                 let before = link.step();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::bitstream::AccessUnit;
 use crate::encode::{Codec, FrameRate};
+use crate::pipeline::stop::StopToken;
 use crate::rtp::header::Header;
 use crate::rtp::rtcp::{self, ClockAnchor, SenderReport};
 use crate::rtp::{Packetizer, PacketizerConfig};
@@ -220,7 +221,7 @@ impl RtpSink {
         let mut all = BatchSent::default();
         while packets.len() > 0 && all.end.is_none() {
             let Step { packets: count, at } = steps.next();
-            sleep_until(at);
+            sleep_until(at, &self.context.stop);
             let mut step = packets.by_ref().take(count);
             let deadline = Instant::now() + udp::PATIENCE;
             let sent = self.sockets.rtp.send(&mut step, deadline);
@@ -273,6 +274,7 @@ impl RtpSink {
         let fits = path_mtu.map_or(mtu, |path| path.saturating_sub(headers));
         if fits < mtu {
             self.packetizer.set_mtu(fits);
+            self.sockets.rtp.restore_rung();
             log::warn!(
                 "{}: packets of {mtu} bytes are too large for the path, which carries {fits}: \
                  using {} (--rtp-mtu)",
@@ -475,12 +477,15 @@ fn unix_nanos() -> u64 {
     since.map_or(0, |since| since.as_nanos() as u64)
 }
 
-fn sleep_until(at: Option<Instant>) {
-    if let Some(at) = at {
-        let left = at.saturating_duration_since(Instant::now());
-        if !left.is_zero() {
-            std::thread::sleep(left);
-        }
+/// Waits for a step. A stop cuts long waits off, which only a very low rate makes; short ones are
+/// kept, so that the last pictures do not arrive in a burst.
+fn sleep_until(at: Option<Instant>, stop: &StopToken) {
+    let Some(at) = at else { return };
+    let left = at.saturating_duration_since(Instant::now());
+    if left > LONG_WAIT {
+        stop.wait(left);
+    } else if !left.is_zero() {
+        std::thread::sleep(left);
     }
 }
 
@@ -490,6 +495,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Feedback waits so long at least; a key frame is asked for every half second at most.
 const FEEDBACK_INTERVAL: Duration = Duration::from_millis(10);
+const LONG_WAIT: Duration = Duration::from_millis(50);
 const QUIET_AFTER_REFUSAL: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

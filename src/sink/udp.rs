@@ -69,6 +69,8 @@ pub enum BatchEnd {
 pub struct BatchSocket<K = KernelSocket> {
     kernel: K,
     rung: Rung,
+    /// What was chosen at open.
+    best: Rung,
     buffer: GatherBuffer,
     messages: Vec<Message>,
 }
@@ -100,6 +102,7 @@ impl<K: Kernel> BatchSocket<K> {
         Self {
             kernel,
             rung,
+            best: rung,
             buffer: GatherBuffer::with_capacity(2 * DATAGRAMS, ARENA),
             messages: Vec::with_capacity(DATAGRAMS),
         }
@@ -111,7 +114,14 @@ impl<K: Kernel> BatchSocket<K> {
 
     /// Sends no better than this from now on.
     pub fn limit_rung(&mut self, rung: Rung) {
+        self.best = self.best.min(rung);
         self.rung = self.rung.min(rung);
+    }
+
+    /// Tries the best rung again: older kernels refuse to segment what is too large for the path
+    /// with the same `EINVAL` as what they cannot segment at all.
+    pub fn restore_rung(&mut self) {
+        self.rung = self.best;
     }
 
     /// Sends all of `packets`, or as many as can be until `deadline` where the socket is full.
@@ -203,8 +213,7 @@ fn fill<'g, 'p: 'g>(
     for index in 0..DATAGRAMS {
         let Some(packet) = packets.next() else { return };
         let (head, head_len) = packet.head();
-        gather.push_words(head, head_len);
-        gather.push_piece(packet.body);
+        gather.push_packet(head, head_len, packet.body);
         let len = packet.len();
         if rung == Rung::Segmented
             && let Some(run) = messages.last_mut()
@@ -252,6 +261,8 @@ impl<K: Kernel> Wire<'_, K> {
         let (mut at, mut refused) = (0, false);
         while let Some(message) = messages.get(at).copied() {
             let error = match self.kernel.send(*self.rung, &messages[at..], pieces) {
+                // never seen, and no reason to try for ever
+                Ok(0) => return Some(BatchEnd::Full),
                 Ok(count) => {
                     sent.first_at.get_or_insert_with(Instant::now);
                     for message in &messages[at..at + count] {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn split<'a>(codec: Codec, data: &'a [u8]) -> Vec<&'a [u8]> {
+fn split(codec: Codec, data: &[u8]) -> Vec<&[u8]> {
     access_units(codec, data)
         .map(|range| &data[range])
         .collect()

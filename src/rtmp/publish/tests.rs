@@ -450,6 +450,21 @@ fn pings_are_answered_and_received_bytes_acknowledged() {
 }
 
 #[test]
+fn a_flood_of_pings_is_answered_up_to_a_bound() {
+    let mut server = Server::live();
+    let flood = (0..100_000).find_map(|_| {
+        let result = server.say(kind::USER_CONTROL, 0, &[0, 6, 1, 2, 3, 4]);
+        result.err()
+    });
+    assert!(
+        matches!(flood, Some(RtmpError::Protocol { .. })),
+        "{flood:?}"
+    );
+    assert!(server.session.output().len() < 300_000);
+    assert!(!format!("{:?}", server.session).contains("sekret"));
+}
+
+#[test]
 fn a_reconnect_request_is_handed_on_once() {
     let mut server = Server::live();
     server

@@ -62,7 +62,7 @@ impl Feed {
             len += 4 + nal.bytes().len();
         }
         let origin = self.origin.unwrap_or(unit.dts);
-        let (dts, composition) = times(unit, origin);
+        let (dts, composition) = times(unit.pts, unit.dts, origin);
         let timestamp = config.first_timestamp.wrapping_add(dts);
         let tag = config.packaging.picture(unit.key, composition);
         let len = u32::try_from(len + tag.len()).unwrap_or(u32::MAX);
@@ -130,11 +130,11 @@ impl Feed {
 /// Decoding time since `origin`, and composition time, in milliseconds. Both are rounded once, from
 /// the same origin, so that their sum is the presentation time to the millisecond (contract
 /// section 17).
-fn times(unit: &AccessUnit, origin: MediaTime) -> (u32, i32) {
+fn times(pts: MediaTime, dts: MediaTime, origin: MediaTime) -> (u32, i32) {
     let since =
         |time: MediaTime| MediaTime(time.as_nanos().saturating_sub(origin.as_nanos())).to_millis();
-    let dts = since(unit.dts).max(0);
-    let composition = (since(unit.pts) - dts).clamp(0, i64::from(i32::MAX));
+    let dts = since(dts).max(0);
+    let composition = (since(pts) - dts).clamp(0, i64::from(i32::MAX));
     (dts as u32, composition as i32)
 }
 
@@ -155,3 +155,122 @@ fn kept(unit: &AccessUnit, announced: bool) -> impl Iterator<Item = NalUnit<'_>>
 
 /// The length field of a message has 24 bits.
 const LARGEST_MESSAGE: u32 = (1 << 24) - 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bitstream::AccessUnitPool;
+    use crate::encode::{Codec, EncodedPicture, EncodedQueue};
+    use crate::flv::Packaging;
+    use crate::rtmp::PublishConfig;
+    use crate::rtmp::handshake::{BLOCK, HandshakeForm};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    // x264's for 640x360, Baseline.
+    const SPS: [u8; 25] = [
+        0x67, 0x42, 0xC0, 0x1E, 0xD9, 0x00, 0xA0, 0x2F, 0xF9, 0x70, 0x11, 0, 0, 3, 0, 1, 0, 0, 3,
+        0, 0x32, 0x0F, 0x16, 0x2E, 0x48,
+    ];
+    const PPS: [u8; 5] = [0x68, 0xCB, 0x83, 0xCB, 0x20];
+
+    struct Fed {
+        feed: Feed,
+        config: RtmpSinkConfig,
+        session: PublishSession,
+        pool: AccessUnitPool,
+    }
+
+    impl Fed {
+        fn new() -> Self {
+            let url: crate::rtmp::RtmpUrl = "rtmp://h/a/k".parse().unwrap();
+            let config = RtmpSinkConfig::new(url.clone(), Packaging::LegacyAvc);
+            let publish = PublishConfig {
+                url,
+                handshake: HandshakeForm::Simple,
+                enhanced: false,
+                chunk_size: 65536,
+            };
+            Self {
+                feed: Feed::default(),
+                config,
+                session: PublishSession::new(publish, &[0; BLOCK], Duration::ZERO),
+                pool: AccessUnitPool::new(Codec::H264),
+            }
+        }
+
+        fn unit(&mut self, nals: &[&[u8]]) -> Arc<AccessUnit> {
+            let data = nals.iter().flat_map(|nal| [&[0, 0, 1], *nal].concat());
+            let picture = EncodedPicture {
+                data: data.collect(),
+                ..EncodedPicture::default()
+            };
+            self.pool
+                .make(picture, &mut EncodedQueue::new(), |_| ())
+                .unwrap()
+        }
+
+        /// The body, and whether metadata and a sequence header went in front.
+        fn body(&mut self, nals: &[&[u8]]) -> (Vec<u8>, bool) {
+            let unit = self.unit(nals);
+            self.session.take_output();
+            let picture = self
+                .feed
+                .picture(&unit, &self.config, &mut self.session)
+                .unwrap();
+            let body = self.feed.body(&picture, &unit).collect::<Vec<_>>().concat();
+            assert_eq!(body.len(), picture.len as usize);
+            (body, !self.session.output().is_empty())
+        }
+    }
+
+    #[test]
+    fn lengths_stand_in_place_of_start_codes_and_known_sets_are_left_out() {
+        let mut fed = Fed::new();
+        let key: [&[u8]; 4] = [&SPS, &PPS, &[6, 5, 0x80], &[0x65, 1, 2]];
+        let expected = [
+            &[0x17, 1, 0, 0, 0][..],
+            &[0, 0, 0, 3, 6, 5, 0x80],
+            &[0, 0, 0, 3, 0x65, 1, 2],
+        ]
+        .concat();
+        assert_eq!(fed.body(&key), (expected.clone(), true));
+        // The same sets again are no news.
+        assert_eq!(fed.body(&key), (expected, false));
+    }
+
+    #[test]
+    fn sets_that_the_server_has_no_record_of_stay_in_the_body() {
+        let mut fed = Fed::new();
+        fed.body(&[&SPS, &PPS, &[0x65, 1]]);
+        let head = [0x27, 1, 0, 0, 0];
+        // One of them alone makes no new generation.
+        let lone = [&head[..], &[0, 0, 0, 2, 0x68, 9, 0, 0, 0, 2, 0x41, 1]].concat();
+        assert_eq!(fed.body(&[&[0x68, 9], &[0x41, 1]]), (lone, false));
+        // All of them anew, but in front of no key frame: there the header may not change.
+        let other = [0x68, 0xCB, 0x83, 0xCB, 0x30];
+        let (body, announced) = fed.body(&[&SPS, &other, &[0x41, 1]]);
+        assert_eq!(body.len(), 5 + (4 + 25) + (4 + 5) + (4 + 2));
+        assert!(!announced);
+        // With the key frame it does, and the set goes into the record.
+        let key = [&[0x17, 1, 0, 0, 0][..], &[0, 0, 0, 2, 0x65, 1]].concat();
+        assert_eq!(fed.body(&[&SPS, &other, &[0x65, 1]]), (key, true));
+    }
+
+    proptest! {
+        /// Contract section 17: one rounding, and their sum is the presentation time.
+        #[test]
+        fn times_add_up_to_the_rounded_presentation_time(
+            origin in -1_000_000_000_i64..1_000_000_000,
+            dts in 0_i64..100_000_000_000_000,
+            delay in 0_i64..1_000_000_000,
+        ) {
+            let (dts, pts) = (MediaTime(origin + dts), MediaTime(origin + dts + delay));
+            let (ms, composition) = times(pts, dts, MediaTime(origin));
+            prop_assert!(composition >= 0);
+            let expected = ((pts.0 - origin) as f64 / 1e6 + 0.5).floor() as i64;
+            prop_assert_eq!(i64::from(ms) + i64::from(composition), expected);
+        }
+    }
+}

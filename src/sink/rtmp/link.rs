@@ -29,6 +29,8 @@ pub struct Link {
 #[derive(Debug)]
 pub enum LinkError {
     Rtmp(RtmpError),
+    /// There is no connection.
+    Connect(io::Error),
     Io(io::Error),
     /// The server has not taken a picture within this time.
     Stalled(Duration),
@@ -325,6 +327,7 @@ impl std::fmt::Display for LinkError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Rtmp(error) => error.fmt(f),
+            Self::Connect(error) => write!(f, "cannot connect: {error}"),
             Self::Io(error) => {
                 let inner = error.get_ref();
                 match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {

@@ -2,7 +2,7 @@ use super::*;
 use crate::bitstream::AccessUnitPool;
 use crate::encode::{EncodedPicture, EncodedQueue};
 use crate::pipeline::keyframe::KeyFrameRequests;
-use crate::pipeline::stop::StopToken;
+use crate::pipeline::stop::StopReason;
 use crate::time::MediaTime;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -284,4 +284,52 @@ fn a_path_that_carries_less_makes_packets_smaller_from_the_next_unit_on() {
     sink.send(&Units::new().key(0, 3000, 1)).unwrap();
     let lens: Vec<_> = (0..4).map(|_| receiver.packet().len()).collect();
     assert_eq!(lens[1..3], [972, 972]);
+}
+
+#[test]
+fn an_ipv6_receiver_gets_the_same_packets() {
+    let Ok(receiver) = UdpSocket::bind("[::1]:0") else {
+        println!("skipped: no IPv6 loopback here");
+        return;
+    };
+    let endpoint = receiver.local_addr().unwrap().to_string();
+    let config = RtpSinkConfig {
+        identity: Some(IDENTITY),
+        ..RtpSinkConfig::new(endpoint, Codec::H264)
+    };
+    let mut sink = RtpSink::open(config, context()).unwrap();
+    let unit = Units::new().key(0, 50_000, 1);
+    assert_eq!(sink.send(&unit).unwrap(), Sent::All);
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    let mut bytes = 0;
+    loop {
+        let (packet, _) = read(&receiver);
+        bytes += packet.len() - 14;
+        if packet[1] & 0x80 != 0 {
+            break;
+        }
+    }
+    // slice without its header byte; the aggregation packet has 12 + 11 bytes
+    assert_eq!(bytes, 50_000 + 9);
+}
+
+#[test]
+fn a_large_picture_is_spread_and_a_stop_ends_a_wait_that_is_too_long() {
+    let receiver = Receiver::new();
+    let paced = context();
+    let config = RtpSinkConfig {
+        // 1 MB at this rate takes minutes
+        pacing: Pacing::Rate(20_000),
+        ..config(&receiver)
+    };
+    let mut sink = RtpSink::open(config, paced.clone()).unwrap();
+    let unit = Units::new().key(0, 1_000_000, 1);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| sink.send(&unit).unwrap());
+        receiver.packet();
+        paced.stop.stop(StopReason::Signal);
+        assert_eq!(sender.join().unwrap(), Sent::All);
+    });
 }

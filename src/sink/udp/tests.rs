@@ -192,10 +192,12 @@ fn runs_are_as_long_as_the_kernel_takes_them() {
 fn a_device_that_cannot_segment_is_served_datagram_by_datagram() {
     for errno in [libc::EIO, libc::EINVAL] {
         // the aggregation packet goes, the run behind it does not
-        let (sent, socket) = play([Ok(1), Err(errno)], true);
+        let (sent, mut socket) = play([Ok(1), Err(errno)], true);
         assert!(sent.end.is_none());
         assert_eq!(socket.kernel.taken, expected(&unit(), 1200));
         assert_eq!(socket.rung(), Rung::Many);
+        socket.restore_rung();
+        assert_eq!(socket.rung(), Rung::Segmented);
     }
 }
 

@@ -5,7 +5,9 @@
 pub mod amf0;
 pub mod chunk;
 pub mod config_record;
+pub mod flv;
 pub mod handshake;
+pub mod report;
 pub mod session;
 pub mod stream;
 pub mod video;
