@@ -13,11 +13,11 @@ fn main() {
 
 #[cfg(feature = "nvenc")]
 fn main() -> std::process::ExitCode {
-    drive::main()
+    drive::main(std::env::args())
 }
 
 #[cfg(feature = "nvenc")]
-mod drive {
+pub mod drive {
     use std::alloc::{GlobalAlloc, Layout, System};
     use std::io::Write;
     use std::process::ExitCode;
@@ -28,11 +28,12 @@ mod drive {
     use clap::Parser;
     use cvmmap_streamer::encode::nvenc::{NvencEncoder, NvencOptions};
     use cvmmap_streamer::encode::{
-        Codec, EncodedQueue, EncoderBackend, EncoderConfig, FrameRate, Picture, Preset,
-        RateControl, Tuning,
+        Codec, EncodeError, EncodedQueue, Encoder, EncoderBackend, EncoderChoice, EncoderConfig,
+        FrameRate, Outcome, Picture, Preset, RateControl, Tuning,
     };
     use cvmmap_streamer::frame::{
         FrameInfo, FrameView, MappedMemory, PictureShape, PixelFormat, PlaneLayout, Snapshot,
+        SurfacePool,
     };
     use cvmmap_streamer::time::MediaTime;
     use cvmmap_streamer::trace::FrameTrace;
@@ -40,8 +41,14 @@ mod drive {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
     use serde_json::json;
 
+    /// In front of the report.
+    pub const MARK: &str = "nvenc_drive: ";
+
     #[derive(Parser)]
     struct Arguments {
+        /// Through the registry, with fallback, instead of the backend alone.
+        #[arg(long)]
+        through: Option<EncoderChoice>,
         #[arg(long, default_value = "h264")]
         codec: Codec,
         #[arg(long, default_value_t = 640)]
@@ -88,9 +95,9 @@ mod drive {
         out: Option<std::path::PathBuf>,
     }
 
-    pub fn main() -> ExitCode {
+    pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
         env_logger::init();
-        let arguments = Arguments::parse();
+        let arguments = Arguments::parse_from(arguments);
         let mut report = Report::default();
         for _ in 0..arguments.sessions {
             if let Err(error) = run(&arguments, &mut report) {
@@ -98,7 +105,8 @@ mod drive {
                 break;
             }
         }
-        println!("{}", report.json());
+        // On a line of its own, whatever a test harness has printed before.
+        println!("\n{MARK}{}", report.json());
         ExitCode::from(u8::from(report.error.is_some()))
     }
 
@@ -121,6 +129,7 @@ mod drive {
         fill_us: Vec<u64>,
         silent: u64,
         stuck_us: u64,
+        replaced_at: Vec<u64>,
     }
 
     impl Report {
@@ -136,7 +145,7 @@ mod drive {
                 "stale_pins": self.stale_pins, "unfilled": self.unfilled, "silent": self.silent,
                 "allocations_after_warm_up": self.allocations, "cpu_us": self.cpu_us, "wall_us": self.wall_us,
                 "encode_us_median": median(&self.encode_us), "fill_us_median": median(&self.fill_us),
-                "last_call_us": self.stuck_us,
+                "last_call_us": self.stuck_us, "replaced_at": self.replaced_at,
             })
         }
     }
@@ -168,10 +177,9 @@ mod drive {
             call_limit: Duration::from_millis(arguments.call_limit_ms),
             ..NvencOptions::default()
         };
-        let mut encoder =
-            NvencEncoder::open(&config, &options).map_err(|error| error.to_string())?;
-        report.opened = Some(encoder.opened().gpu.clone());
-        let pool = encoder.surfaces();
+        let mut encoder = Subject::open(arguments.through, &config, &options)?;
+        report.opened = Some(encoder.name());
+        let mut pool = encoder.surfaces();
         let mut output = match &arguments.out {
             Some(path) => Some(std::fs::File::create(path).map_err(|error| error.to_string())?),
             None => None,
@@ -191,9 +199,7 @@ mod drive {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             for change in 0..arguments.bitrate_changes {
                 let bits = arguments.bitrate + (change % 7) as u32 * 1000;
-                encoder
-                    .set_bitrate(bits)
-                    .map_err(|error| error.to_string())?;
+                encoder.set_bitrate(bits)?;
             }
             let Some(mut surface) = pool.take() else {
                 report.unfilled.push("no surface".to_owned());
@@ -228,9 +234,17 @@ mod drive {
             let started = Instant::now();
             let got = encoder.encode(picture, &mut queue);
             report.stuck_us = started.elapsed().as_micros() as u64;
-            if let Err(error) = got {
-                result = Err(error.to_string());
-                break;
+            match got {
+                Ok(false) => (),
+                Ok(true) => {
+                    report.replaced_at.push(number);
+                    pool = encoder.surfaces();
+                    report.opened = Some(encoder.name());
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
             }
             report.encode_us.push(report.stuck_us);
             let after = ALLOCATIONS.load(Ordering::Relaxed);
@@ -252,16 +266,83 @@ mod drive {
         report.wall_us += wall.elapsed().as_micros() as u64;
         report.allocations += allocations;
         if result.is_ok() {
-            result = encoder.flush(&mut queue).map_err(|error| error.to_string());
+            result = encoder.flush(&mut queue);
             while let Some(unit) = queue.pop() {
                 note(report, &unit, output.as_mut());
             }
         }
-        let uploads = encoder.uploads();
-        report.pinned += uploads.pinned.load(Ordering::Relaxed);
-        report.staged += uploads.staged.load(Ordering::Relaxed);
-        report.stale_pins += uploads.stale_pins.load(Ordering::Relaxed);
+        if let Subject::Backend(encoder) = &encoder {
+            let uploads = encoder.uploads();
+            report.pinned += uploads.pinned.load(Ordering::Relaxed);
+            report.staged += uploads.staged.load(Ordering::Relaxed);
+            report.stale_pins += uploads.stale_pins.load(Ordering::Relaxed);
+        }
         result
+    }
+
+    /// The backend alone, or the encoder that falls back.
+    enum Subject {
+        Backend(Box<NvencEncoder>),
+        Encoder(Box<Encoder>),
+    }
+
+    impl Subject {
+        fn open(
+            through: Option<EncoderChoice>,
+            config: &EncoderConfig,
+            options: &NvencOptions,
+        ) -> Result<Self, String> {
+            let words = |error: EncodeError| error.to_string();
+            Ok(match through {
+                None => Self::Backend(Box::new(
+                    NvencEncoder::open(config, options).map_err(words)?,
+                )),
+                Some(choice) => {
+                    Self::Encoder(Box::new(Encoder::open(choice, *config).map_err(words)?))
+                }
+            })
+        }
+
+        fn name(&self) -> String {
+            match self {
+                Self::Backend(encoder) => encoder.opened().gpu.clone(),
+                Self::Encoder(encoder) => encoder.name().to_owned(),
+            }
+        }
+
+        fn surfaces(&self) -> SurfacePool {
+            match self {
+                Self::Backend(encoder) => encoder.surfaces(),
+                Self::Encoder(encoder) => encoder.surfaces(),
+            }
+        }
+
+        /// True if the encoder is another one now.
+        fn encode(&mut self, picture: Picture, queue: &mut EncodedQueue) -> Result<bool, String> {
+            match self {
+                Self::Backend(encoder) => encoder.encode(picture, queue).map(|()| false),
+                Self::Encoder(encoder) => encoder
+                    .encode(picture, queue)
+                    .map(|outcome| outcome == Outcome::Replaced),
+            }
+            .map_err(|error| error.to_string())
+        }
+
+        fn flush(&mut self, queue: &mut EncodedQueue) -> Result<(), String> {
+            match self {
+                Self::Backend(encoder) => encoder.flush(queue),
+                Self::Encoder(encoder) => encoder.flush(queue),
+            }
+            .map_err(|error| error.to_string())
+        }
+
+        fn set_bitrate(&mut self, bits: u32) -> Result<(), String> {
+            match self {
+                Self::Backend(encoder) => encoder.set_bitrate(bits),
+                Self::Encoder(encoder) => encoder.set_bitrate(bits),
+            }
+            .map_err(|error| error.to_string())
+        }
     }
 
     fn note(

@@ -72,7 +72,10 @@ pub enum DeviceError {
 ///
 /// If there is none, or not that one.
 pub fn choose(api: &CudaApi, choice: &GpuChoice) -> Result<DeviceInfo, DeviceError> {
-    let devices = cuda::devices(api)?;
+    let devices = match cuda::devices(api) {
+        Err(error) if error.code == NO_DEVICE => return Err(DeviceError::None),
+        other => other?,
+    };
     if devices.is_empty() {
         return Err(DeviceError::None);
     }
@@ -98,6 +101,9 @@ pub fn choose(api: &CudaApi, choice: &GpuChoice) -> Result<DeviceInfo, DeviceErr
         }),
     }
 }
+
+/// `CUDA_ERROR_NO_DEVICE`: the driver is there, a GPU is not.
+const NO_DEVICE: cuda::CuResult = 100;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 //! - [`driver`], [`cuda`]: the driver's libraries as tables of functions, and the choice of a GPU;
 //! - [`params`]: `EncoderConfig` into NVENC structures;
 //! - [`device`], [`surface`], [`kernels`]: from the segment into an NV12 surface on the GPU;
-//! - [`session`]: the calls;
+//! - [`session`]: the calls; [`probe`]: what a GPU says of itself, for `gpu-info`;
 //! - [`worker`]: the one thread that makes them, and the watch over it. A driver that hangs costs this
 //!   backend, never the program: its thread is left behind and the caller gets an error.
 
@@ -14,6 +14,7 @@ pub mod driver;
 pub mod failure;
 pub mod kernels;
 pub mod params;
+pub mod probe;
 pub mod session;
 pub mod surface;
 mod worker;

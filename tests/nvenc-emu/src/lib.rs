@@ -11,6 +11,8 @@
 //!
 //! Nothing here has been compared with an encode engine; a Debian ffmpeg is the second client that must pass.
 
+#![cfg(feature = "driver")]
+
 pub mod config;
 pub mod report;
 pub mod rules;

@@ -90,7 +90,15 @@ impl Session {
             );
         }
         self.ended = true;
-        self.finish_group(init)
+        self.finish_group(init)?;
+        // After an end of stream every output may be locked, also of a driver that gave nothing.
+        for output in self.outputs.values_mut() {
+            if output.state == OutputState::Submitted {
+                output.state = OutputState::Ready;
+                output.data.clear();
+            }
+        }
+        Ok(())
     }
 
     fn check_picture(&mut self, params: &NV_ENC_PIC_PARAMS, init: Init) -> Result<(), u32> {
@@ -252,6 +260,7 @@ impl Session {
         }
         if let Some(output) = self.outputs.get_mut(&output) {
             output.state = OutputState::Submitted;
+            output.timestamp = params.inputTimeStamp;
         }
         self.submitted.push_back(output);
         self.last_timestamp = Some(params.inputTimeStamp);
