@@ -265,7 +265,7 @@ fn decoding_times_never_lie_behind_presentation_and_only_grow() {
                 .all(|pair| time(&pair[0], 2) < time(&pair[1], 2))
         );
         // The first lies as many frame periods before zero as there are B-frames.
-        let first = -((b_frames * 1_000_000_000 / 30) as i64);
+        let first = -(b_frames as i64 * (1_000_000_000 / 30));
         assert_eq!(time(&units[0], 2), first);
         let mut shown: Vec<_> = units.iter().map(|unit| time(unit, 0)).collect();
         shown.sort_unstable();
@@ -700,17 +700,25 @@ fn an_independent_client_passes_the_emulator_and_its_output_decodes() {
 #[test]
 fn cpu_time_of_our_own_is_told() {
     for (width, height) in [(1920, 1080), (3840, 2160)] {
-        let arguments = format!("--bars --frames 60 --width {width} --height {height}");
-        let outcome = Emulator::new().drive(&arguments, &[]).succeeded().clean();
-        let emulator = outcome.stats["own_cpu_us"].as_u64().unwrap();
-        let ours = outcome.number("cpu_us").saturating_sub(emulator);
-        println!(
-            "{width}x{height}: {} us CPU per frame beside the emulator's own work ({} us), fill {} us, pinned {}",
-            ours / 60,
-            emulator / 60,
-            outcome.report["fill_us_median"],
-            outcome.number("pinned"),
-        );
+        for path in ["", "--no-mapping"] {
+            let arguments = format!("--bars --frames 300 --width {width} --height {height} {path}");
+            let idle = [("IDLE", "1")];
+            let outcome = Emulator::new()
+                .drive(&arguments, &idle)
+                .succeeded()
+                .clean()
+                .no_leak();
+            let emulator = outcome.stats["own_cpu_us"].as_u64().unwrap();
+            let ours = outcome.number("cpu_us").saturating_sub(emulator);
+            println!(
+                "{width}x{height}, {}: {} us CPU per frame beside {} us of the emulator's own work; fill {} us, encode {} us",
+                if path.is_empty() { "pinned" } else { "staged" },
+                ours / 300,
+                emulator / 300,
+                outcome.report["fill_us_median"],
+                outcome.report["encode_us_median"],
+            );
+        }
     }
 }
 

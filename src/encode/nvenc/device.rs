@@ -295,8 +295,11 @@ impl Device {
         let api = self.api;
         // A device that is lost refuses everything below, and is told all the same.
         let _ = self.make_current();
+        if !self.drain_upload_stream(patience) {
+            log::warn!("nvenc: uploads do not end; their memory is left to the driver");
+            return;
+        }
         self.unpin(&mut uploader);
-        self.drain_upload_stream(patience);
         // SAFETY: everything below was made by `prepare` or `new_host_staging`, is not null
         // then, and is not used by anyone: uploads are refused and the stream is empty.
         unsafe {
@@ -339,16 +342,20 @@ impl Device {
         self.stop_uploads(Duration::from_millis(200));
     }
 
-    /// Waits until the upload stream is empty, but not for ever.
-    pub fn drain_upload_stream(&self, patience: Duration) {
+    /// Waits until the upload stream is empty; false if that takes too long. A device that is lost
+    /// does nothing more, so its stream counts as empty.
+    pub fn drain_upload_stream(&self, patience: Duration) -> bool {
         let end = Instant::now() + patience;
         // SAFETY: the stream lives until `close` destroys it.
         while !self.upload.is_null()
             && unsafe { (self.api.stream_query)(self.upload) } == cuda::NOT_READY
-            && Instant::now() < end
         {
+            if Instant::now() >= end {
+                return false;
+            }
             std::thread::sleep(POLL);
         }
+        true
     }
 }
 

@@ -429,12 +429,11 @@ impl Session {
             }
             self.destroy_session();
         }
-        if !stopped {
-            log::warn!("nvenc: an upload does not end; its memory is left to the driver");
+        if !stopped || !self.device.drain_upload_stream(patience) {
+            log::warn!("nvenc: uploads do not end; their memory is left to the driver");
             return;
         }
         self.watch.enter(Call::Free);
-        self.device.drain_upload_stream(patience);
         for surface in std::mem::take(&mut self.surfaces) {
             self.device.free_surface(surface.memory);
         }

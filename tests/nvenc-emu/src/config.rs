@@ -72,6 +72,9 @@ pub struct Config {
     pub devices: u32,
     /// `LASTERROR=null|invalid-utf8|text`
     pub last_error: Option<String>,
+    /// `IDLE=1`: bookkeeping only. Copies and kernels move nothing, every picture gives the first one's bytes:
+    /// what is left of the CPU time is the client's.
+    pub idle: bool,
     /// `STATS=path`, `STRICT=abort`
     pub stats: Option<PathBuf>,
     pub abort: bool,
@@ -136,6 +139,7 @@ impl Config {
             }),
             devices: number("DEVICES").unwrap_or(1),
             last_error: text("LASTERROR"),
+            idle: number::<u32>("IDLE") == Some(1),
             stats: text("STATS").map(PathBuf::from),
             abort: text("STRICT").as_deref() == Some("abort"),
         }

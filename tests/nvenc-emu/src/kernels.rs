@@ -138,7 +138,11 @@ pub unsafe fn prepare(
 
 impl Launch {
     pub fn run(self) {
-        if self.which == Which::Interleave {
+        if crate::config::config().idle {
+            // Bookkeeping only.
+        } else if self.which == Which::Packed {
+            self.packed();
+        } else if self.which == Which::Interleave {
             for y in 0..self.height {
                 for x in 0..self.width {
                     for (at, plane) in self.source.into_iter().enumerate() {
@@ -171,17 +175,40 @@ impl Launch {
         self.read(self.source[0] + y * self.source_pitch + x * self.bpp + channel)
     }
 
+    /// The common formats, block by block: the general way is too slow for a driver with deadlines.
+    fn packed(&self) {
+        let c = &self.coefficients;
+        let chroma_row = self.height.next_multiple_of(2);
+        for y in (0..self.height).step_by(2) {
+            for x in (0..self.width).step_by(2) {
+                let mut sums = [0_i64; 3];
+                for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+                    let pixel: [i64; 3] = std::array::from_fn(|at| self.sample(x + dx, y + dy, at));
+                    let luma = c[0] * pixel[0] + c[1] * pixel[1] + c[2] * pixel[2];
+                    self.write(y + dy, x + dx, (luma + 16 * 65536 + 32768) >> 16);
+                    sums.iter_mut()
+                        .zip(pixel)
+                        .for_each(|(sum, value)| *sum += value);
+                }
+                for plane in 0..2 {
+                    let row = &c[3 + plane * 3..6 + plane * 3];
+                    let sum = row[0] * sums[0] + row[1] * sums[1] + row[2] * sums[2];
+                    self.write(
+                        chroma_row + y / 2,
+                        x + plane,
+                        (sum + 128 * 262_144 + 131_072) >> 18,
+                    );
+                }
+            }
+        }
+    }
+
     fn luma(&self) {
         let c = &self.coefficients;
         for y in 0..self.height.next_multiple_of(2) {
             for x in 0..self.width.next_multiple_of(2) {
                 let fixed = |sum: i64| (sum + 16 * 65536 + 32768).div_euclid(65536);
                 let value = match self.which {
-                    Which::Packed => fixed(
-                        (0..3)
-                            .map(|channel| c[channel] * self.sample(x, y, channel))
-                            .sum(),
-                    ),
                     Which::Gray => fixed(c[0] * self.sample(x, y, 0)),
                     _ => self.sample(x, y, 0),
                 };
@@ -203,12 +230,7 @@ impl Launch {
                 };
                 for plane in 0..2 {
                     let value = match self.which {
-                        Which::Gray | Which::Interleave => continue,
-                        Which::Packed => {
-                            let row = &self.coefficients[3 + plane * 3..6 + plane * 3];
-                            let sum: i64 = (0..3).map(|channel| row[channel] * four(channel)).sum();
-                            (sum + 128 * 262_144 + 131_072).div_euclid(262_144)
-                        }
+                        Which::Packed | Which::Gray | Which::Interleave => continue,
                         Which::Yuv444 => (four(1 + plane) + 2) / 4,
                         Which::Yuyv if self.width == 1 => 128,
                         Which::Yuyv => {

@@ -69,6 +69,8 @@ pub struct Init {
     pub disable_headers: bool,
     pub frame_rate: (u32, u32),
     pub preset: [u8; 16],
+    /// There is a coded picture to give again (`IDLE`).
+    pub coded_before: bool,
 }
 
 pub struct Session {
@@ -92,6 +94,8 @@ pub struct Session {
     pub last_timestamp: Option<u64>,
     pub busy_left: Option<u32>,
     pub words: CString,
+    /// The first coded picture, kept for `IDLE`.
+    pub first_coded: Vec<u8>,
     _slot: Option<File>,
 }
 
@@ -184,6 +188,7 @@ impl Session {
             last_timestamp: None,
             busy_left: None,
             words: CString::default(),
+            first_coded: Vec::new(),
             _slot: slot,
         })
     }

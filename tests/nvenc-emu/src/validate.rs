@@ -222,6 +222,7 @@ pub fn initialize(
         disable_headers: disable,
         frame_rate: (params.frameRateNum, params.frameRateDen),
         preset,
+        coded_before: false,
     })
 }
 
