@@ -469,13 +469,10 @@ fn a_second_streamer_beyond_the_session_limit_is_told_so() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // The lock file of the only session: taken as soon as the first one has it.
     let end = Instant::now() + Duration::from_secs(60);
     let taken = || {
-        let file = std::fs::File::open(emulator.path("nvenc-emu-session-0"));
-        file.is_ok_and(|file| {
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
-        })
+        let stats = emulator.stats("first.json");
+        stats.is_some_and(|stats| stats["sessions_open"] == 1)
     };
     while !taken() {
         assert!(Instant::now() < end, "the first one opens within a minute");

@@ -193,6 +193,7 @@ unsafe extern "C" fn open_session(
         let handle = crate::cuda::new_handle();
         sessions().insert(handle, opened);
         *session = handle as Handle;
+        report::write();
         Ok(())
     })())
 }
