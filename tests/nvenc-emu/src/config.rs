@@ -75,7 +75,7 @@ pub struct Config {
     /// `IDLE=1`: bookkeeping only. Copies and kernels move nothing, every picture gives the first one's bytes:
     /// what is left of the CPU time is the client's.
     pub idle: bool,
-    /// `STATS=path`, `STRICT=abort`
+    /// `STATS=path` (`%p` is the process), `STRICT=abort`
     pub stats: Option<PathBuf>,
     pub abort: bool,
 }
@@ -140,7 +140,8 @@ impl Config {
             devices: number("DEVICES").unwrap_or(1),
             last_error: text("LASTERROR"),
             idle: number::<u32>("IDLE") == Some(1),
-            stats: text("STATS").map(PathBuf::from),
+            stats: text("STATS")
+                .map(|path| PathBuf::from(path.replace("%p", &std::process::id().to_string()))),
             abort: text("STRICT").as_deref() == Some("abort"),
         }
     }
