@@ -6,6 +6,7 @@
 
 #![cfg(feature = "nvenc")]
 
+mod common;
 #[allow(dead_code)] // its main is the example's
 #[path = "../examples/nvenc_drive.rs"]
 mod nvenc_drive;
@@ -746,4 +747,98 @@ fn gpu_info_says_what_is_there_and_what_would_be_chosen() {
     assert!(text.contains("no NVIDIA driver here"), "{text}");
     let text = ask(&Emulator::new(), &[("MAX_VERSION", "0x90")]);
     assert!(text.contains("driver too old"), "{text}");
+}
+
+/// The streamer itself, the producer of its own and the referees, all five rows by NVENC.
+#[test]
+fn the_five_acceptance_rows_pass_by_nvenc_without_violation_or_leak() {
+    if !have("ffmpeg") {
+        return;
+    }
+    let emulator = Emulator::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let binaries = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
+        .parent()
+        .unwrap();
+    let evidence = tempfile::tempdir().unwrap();
+    let _ = common::testkit("rtp_receiver_tester");
+    let output = emulator
+        .command(Path::new("bash"), "row-%p.json", &[])
+        .arg(root.join("scripts/acceptance_standalone.sh"))
+        .current_dir(root)
+        .env_remove("RUST_LOG")
+        .env("CVMMAP_BIN_DIR", binaries)
+        .env("CVMMAP_ENCODER", "nvenc")
+        .env("CVMMAP_EVIDENCE_DIR", evidence.path())
+        .output()
+        .unwrap();
+    let text = common::text(&output);
+    assert!(output.status.success(), "{text}");
+    let last = text.lines().rfind(|line| line.starts_with("total="));
+    assert_eq!(last, Some("total=5 pass=5 fail=0 skip=0"), "{text}");
+    let rows = std::fs::read_dir(emulator.folder.path()).unwrap().flatten();
+    let rows: Vec<_> = rows
+        .filter_map(|entry| emulator.stats(entry.file_name().to_str()?))
+        // ffmpeg and others of the script load no NVENC; a streamer that was refused neither.
+        .filter(|stats| stats["sessions_opened"] != 0)
+        .collect();
+    assert_eq!(rows.len(), 5, "{text}");
+    for stats in rows {
+        assert_eq!(stats["violations"], Value::Array(vec![]));
+        assert_eq!(stats["leaks"], Value::Array(vec![]));
+        assert_eq!(stats["finished"], true);
+        assert!(stats["pictures_in"].as_u64() >= Some(80));
+        assert_eq!(stats["pictures_in"], stats["access_units_out"]);
+        assert!(stats["uploads_pageable"] == 0 && stats["uploads_pinned"].as_u64() >= Some(80));
+    }
+}
+
+/// The streamer with `--encoder nvenc`: no fallback, exit code 5.
+#[test]
+fn the_streamer_exits_5_when_nvenc_is_wanted_and_refused_and_falls_back_when_it_is_not() {
+    let run = |emulator: &Emulator, encoder: &str, switches: &[(&str, &str)]| {
+        let scene = common::Scene::new();
+        let port = common::free_port_pair();
+        let mut command = emulator.command(
+            Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer")),
+            "stats.json",
+            switches,
+        );
+        command
+            .env_remove("RUST_LOG")
+            .args(scene.names())
+            .args("--input-mode dummy --dummy-frames 40 --dummy-width 320 --dummy-height 180 --no-nats".split(' '))
+            .args("--queue-size 64 --codec h264 --rtp --encoder".split(' '))
+            .args([encoder, "--rtp-endpoint", &format!("127.0.0.1:{port}")])
+            .arg("--report-json")
+            .arg(emulator.path("report.json"));
+        common::finish(&mut command)
+    };
+    let emulator = Emulator::new();
+    let output = run(&emulator, "nvenc", &[("OPEN_STATUS", "2")]);
+    let text = common::expect_exit(&output, 5);
+    assert!(text.contains("has no encoder"), "{text}");
+    let output = run(&emulator, "nvenc", &[("ENCODE_STATUS", "20@17")]);
+    let text = common::expect_exit(&output, 5);
+    assert!(text.contains("nvEncEncodePicture"), "{text}");
+    let output = run(&emulator, "auto", &[("OPEN_STATUS", "2")]);
+    let text = common::expect_exit(&output, 0);
+    assert!(
+        text.contains("has no encoder") && text.contains("openh264"),
+        "{text}"
+    );
+    for lost in [
+        ("ENCODE_STATUS", "20@17"),
+        ("DEVICE_LOST", "17"),
+        ("HANG", "lock@17"),
+    ] {
+        let output = run(&emulator, "auto", &[lost]);
+        let text = common::expect_exit(&output, 0);
+        assert!(text.contains("using openh264"), "{lost:?}: {text}");
+        let report = emulator.stats("report.json").unwrap();
+        let units = report["encode"]["access_units"].as_u64();
+        assert!(units >= Some(30), "{lost:?}: {units:?} {text}");
+        let stats = emulator.stats("stats.json").unwrap();
+        assert_eq!(stats["violations"], Value::Array(vec![]), "{lost:?}");
+    }
 }

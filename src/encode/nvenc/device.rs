@@ -226,6 +226,30 @@ impl Device {
         }
     }
 
+    /// What is in a surface once its upload is complete, `pitch` bytes a row, chroma behind luma. For
+    /// checks only: the streamer never reads pictures back.
+    ///
+    /// # Errors
+    ///
+    /// As CUDA says, or if the upload does not end.
+    pub fn read_back(&self, memory: Nv12Memory) -> Result<Vec<u8>, CudaError> {
+        let len = memory.pitch * self.height * 3 / 2;
+        let mut bytes = vec![0_u8; len];
+        let host = self.new_host(len)?;
+        // SAFETY: `new_host` gave as many bytes as the surface has, and they are freed once here.
+        let got = unsafe {
+            let to = host.cast();
+            let got = (self.api.memcpy_dtoh_async)(to, memory.luma, len, self.upload);
+            let done = self.drain_upload_stream(Duration::from_secs(10));
+            if done {
+                bytes.copy_from_slice(std::slice::from_raw_parts(host, len));
+                (self.api.host_free)(to);
+            }
+            if done { got } else { cuda::NOT_READY }
+        };
+        self.api.check("cuMemcpyDtoHAsync", got).map(|()| bytes)
+    }
+
     /// Gives a surface back. It must not be registered with an encoder any more.
     pub fn free_surface(&self, memory: Nv12Memory) {
         // SAFETY: `new_surface` made both; the caller gives them up. Results are of no use here.

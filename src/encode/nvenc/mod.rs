@@ -19,6 +19,12 @@ pub mod session;
 pub mod surface;
 mod worker;
 
+#[cfg(test)]
+#[allow(unsafe_code)] // plays the driver
+mod fake;
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 

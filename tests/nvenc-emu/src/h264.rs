@@ -32,7 +32,7 @@ impl H264 {
                 encoder,
                 timestamp: 0,
             };
-            let mut quiet: i32 = WELS_LOG_QUIET as i32;
+            let mut quiet: i32 = WELS_LOG_QUIET;
             vtable!(
                 encoder,
                 SetOption,

@@ -89,8 +89,8 @@ pub fn capability(hevc: bool, cap: u32) -> Option<i32> {
         46 => least.1 as i32,
         47 => 1,
         49 => 1,
-        0..=50 => 0,
-        _ => return None,
+        51.. => return None,
+        _ => 0,
     })
 }
 
