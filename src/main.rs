@@ -10,6 +10,7 @@ use clap::Parser;
 use cvmmap_streamer::cli::streamer::{Command, ShellArg, StreamerArgs};
 use cvmmap_streamer::config::StreamerConfig;
 use cvmmap_streamer::exit::Exit;
+use cvmmap_streamer::gpu_info::GpuInfo;
 use cvmmap_streamer::pipeline::status::LogWriter;
 use cvmmap_streamer::pipeline::stop::{StopReason, StopToken};
 use cvmmap_streamer::{cli, pipeline};
@@ -40,6 +41,14 @@ fn stream(args: &StreamerArgs) -> Exit {
             return Exit::Invalid;
         }
     };
+    #[cfg(feature = "nvenc")]
+    match args.encoder.gpu.as_deref().map(str::parse).transpose() {
+        Ok(choice) => cvmmap_streamer::encode::nvenc::choose_gpu(choice.unwrap_or_default()),
+        Err(reason) => {
+            eprintln!("error: --gpu {reason}");
+            return Exit::Invalid;
+        }
+    }
     let stop = StopToken::new();
     if let Err(error) = stop_on_signals(stop.clone()) {
         eprintln!("error: signals cannot be handled: {error}");
@@ -95,6 +104,18 @@ fn run_command(command: &Command) -> Exit {
             ShellArg::Fish => cli::generated::FISH,
         },
         Command::Man => cli::generated::MAN,
+        Command::GpuInfo => {
+            return match GpuInfo::collect() {
+                Ok(info) => {
+                    print!("{info}");
+                    Exit::Success
+                }
+                Err(reason) => {
+                    eprintln!("error: {reason}");
+                    Exit::Pipeline
+                }
+            };
+        }
     };
     print!("{text}");
     Exit::Success

@@ -334,6 +334,8 @@ pub enum Command {
     },
     /// Print the man page, such as: cvmmap_streamer man | man -l -
     Man,
+    /// Print what NVIDIA drivers, GPUs and encoders are here, what would be chosen, and why
+    GpuInfo,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
