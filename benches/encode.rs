@@ -47,6 +47,7 @@ struct Bench {
     out: EncodedQueue,
     shape: PictureShape,
     n: u32,
+    all: Vec<SurfaceLease>,
     unit: Vec<u8>,
 }
 
@@ -82,13 +83,20 @@ impl Bench {
             out: EncodedQueue::new(),
             shape,
             n: 0,
+            all: Vec::with_capacity(16),
             unit: Vec::new(),
         }
     }
 
     /// Codes one picture; gives the bytes of its access unit.
     fn picture(&mut self) -> usize {
-        let surface = self.encoder.surfaces().take().expect("one is free");
+        // The pool gives the one used last, which would be a still picture: take all, keep the
+        // bottom one, and give the others back in the order in which they lay.
+        let pool = self.encoder.surfaces();
+        self.all.extend(std::iter::from_fn(|| pool.take()));
+        let surface = self.all.pop().expect("one is free");
+        self.all.reverse();
+        self.all.clear();
         let picture = Picture {
             snapshot: Snapshot {
                 info: self.info(),

@@ -1,5 +1,5 @@
-//! CPU of the RTMP writer next to a bare `writev` loop that sends the same bytes to the same
-//! receiver, alternating. `cargo bench --bench rtmp`; run as a test it makes one short round.
+//! CPU of the RTMP writer next to a bare `writev` loop that sends the same bytes over a socket
+//! with the same options to the same receiver, alternating. `cargo bench --bench rtmp`; run as a test it makes one short round.
 //!
 //! Printed: CPU seconds per GB of the sending thread and their ratio, by size of picture and of
 //! chunk. The bare loop is given chunks that were cut beforehand: header, slice, header, slice.
@@ -95,6 +95,7 @@ impl Writer {
             .unwrap();
         let config = RtmpSinkConfig {
             chunk_size,
+            unsent_limit: UNSENT,
             ..RtmpSinkConfig::new(url, Packaging::LegacyAvc)
         };
         let context = SinkContext {
@@ -125,6 +126,8 @@ impl Bare {
     fn new(chunk_size: usize) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", serve(false))).unwrap();
         socket.set_nodelay(true).unwrap();
+        let socket_ref = socket2::SockRef::from(&socket);
+        socket_ref.set_tcp_notsent_lowat(UNSENT).unwrap();
         Self { socket, chunk_size }
     }
 
@@ -228,3 +231,6 @@ fn cpu(work: impl FnOnce()) -> f64 {
     work();
     now() - before
 }
+
+/// Bytes that the kernel may hold unsent: what the sink asks for by default.
+const UNSENT: u32 = 32 * 1024;

@@ -89,7 +89,9 @@ fn ratios(gro: bool, rounds: usize) {
     let mut receiver = Receiver::new(gro);
     let slice = unit.nals().last().unwrap().bytes();
 
-    let bare_socket = receiver.connected();
+    // with the same options as the others' sockets
+    let bare_batch = BatchSocket::new(receiver.connected()).unwrap();
+    let bare_socket = bare_batch.socket().try_clone().unwrap();
     let mut sequence = 0_u16;
     let mut bare = || bare_send(&bare_socket, slice, &mut sequence);
 

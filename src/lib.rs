@@ -31,6 +31,8 @@ pub mod sink;
 
 pub mod pipeline;
 
+pub mod offline;
+
 pub mod control;
 
 pub mod cli;

@@ -18,9 +18,7 @@ const REFUSALS: &[Row] = &[
     ("--gop 1.5", 1, &["--gop"]),
     ("--bitrate abc", 1, &["--bitrate", "abc"]),
     ("--rtp-pacing sometimes", 1, &["--rtp-pacing", "auto"]),
-    ("--codec", 1, &["--codec"]),
     // 2: makes no sense
-    ("--codec vp9", 2, &["--codec", "vp9", "h264"]),
     ("--encoder magic", 2, &["--encoder", "software"]),
     ("--gop 0", 2, &["--gop 0"]),
     ("--queue-size 0", 2, &["--queue-size 0", "1 to 64"]),
@@ -126,6 +124,8 @@ fn every_refusal_has_its_code_and_names_the_flag() {
 fn what_is_missing_is_named_with_what_to_give() {
     let rows: &[Row] = &[
         ("stray", 1, &["stray"]),
+        ("--codec", 1, &["--codec"]),
+        ("--codec vp9", 2, &["--codec", "vp9", "h264"]),
         ("", 2, &["--codec"]),
         ("--codec h264", 2, &["--shm-name", "--input-uri"]),
         ("--codec h264 --shm-name x", 2, &["--zmq-endpoint"]),

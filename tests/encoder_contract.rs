@@ -4,24 +4,23 @@
 //! are told apart by code of this file.
 
 mod encoder_contract {
+    pub mod count;
+    pub mod line;
     pub mod oracle;
     pub mod scene;
 }
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-use cvmmap_streamer::encode::registry::{CANDIDATES, Candidate, Kind};
+use cvmmap_streamer::encode::registry::Kind;
 use cvmmap_streamer::encode::{
-    Codec, EncodedPicture, EncodedQueue, EncoderBackend, EncoderConfig, FrameRate, Picture, Preset,
-    RateControl, Tuning,
+    Codec, EncodedPicture, EncoderConfig, FrameRate, Preset, RateControl, Tuning,
 };
-use cvmmap_streamer::frame::{FrameInfo, PictureShape, PixelFormat, PlaneLayout, Snapshot};
-use cvmmap_streamer::time::MediaTime;
-use cvmmap_streamer::trace::FrameTrace;
 
+use encoder_contract::count::ALLOCATIONS;
+use encoder_contract::line::{
+    Line, bits_per_second, check_syntax, code, config, for_each, pairs, time_of,
+};
 use encoder_contract::oracle::{self, Nal};
-use encoder_contract::scene::{Scene, Yuv, fill};
+use encoder_contract::scene::Scene;
 
 #[test]
 fn one_access_unit_for_each_picture_before_the_next_one_goes_in() {
@@ -529,191 +528,3 @@ fn a_surface_of_another_encoder_concerns_one_picture_only() {
         assert!(line.out.pop().is_some_and(|unit| unit.key));
     });
 }
-
-/// An open backend and where its access units go.
-struct Line {
-    backend: Box<dyn EncoderBackend>,
-    out: EncodedQueue,
-}
-
-impl Line {
-    fn open(candidate: &Candidate, config: EncoderConfig) -> Self {
-        let backend = (candidate.open)(&config).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(backend.name(), candidate.name);
-        Self {
-            backend,
-            out: EncodedQueue::new(),
-        }
-    }
-
-    fn picture(&self, yuv: &Yuv, n: u32, force_key: bool) -> Picture {
-        let mut surface = self.backend.surfaces().take().expect("a surface is free");
-        fill(&mut surface, yuv);
-        let (width, height) = (yuv.width, yuv.height);
-        let info = FrameInfo {
-            frame_id: n + 1000,
-            capture_ts_ns: u64::from(n) + 7,
-            format: PixelFormat::Yuv,
-            left: PlaneLayout {
-                width,
-                height,
-                stride: width * 3,
-                offset: 0,
-                size: width * 3 * height,
-            },
-            encoded: None,
-            frame_rate: None,
-            payload_size: width * 3 * height,
-        };
-        Picture {
-            snapshot: Snapshot {
-                info,
-                surface,
-                epoch: 3,
-                gap: false,
-                time: time_of(n),
-                trace: FrameTrace::default(),
-            },
-            force_key,
-        }
-    }
-
-    fn push(&mut self, yuv: &Yuv, n: u32, force_key: bool) {
-        let picture = self.picture(yuv, n, force_key);
-        self.backend.encode(picture, &mut self.out).unwrap();
-    }
-}
-
-/// Codes `pictures` pictures of `scene` and gives all access units, flushed.
-fn code(
-    candidate: &Candidate,
-    config: EncoderConfig,
-    pictures: u32,
-    scene: &mut Scene,
-) -> Vec<EncodedPicture> {
-    let mut line = Line::open(candidate, config);
-    for n in 0..pictures {
-        line.push(&scene.next(), n, false);
-    }
-    line.backend.flush(&mut line.out).unwrap();
-    let units: Vec<_> = std::iter::from_fn(|| line.out.pop()).collect();
-    assert_eq!(units.len(), pictures as usize, "{}", candidate.name);
-    units
-}
-
-/// Uneven, so that an invented time would show.
-fn time_of(n: u32) -> MediaTime {
-    MediaTime(i64::from(n) * 33_333_333 + i64::from(n % 3) * 1_000_000)
-}
-
-/// Bits of `units` per second at 30 pictures per second.
-fn bits_per_second(units: &[EncodedPicture]) -> f64 {
-    let bytes: usize = units.iter().map(|unit| unit.data.len()).sum();
-    bytes as f64 * 8.0 * 30.0 / units.len() as f64
-}
-
-fn config(codec: Codec, width: u32, height: u32) -> EncoderConfig {
-    EncoderConfig {
-        codec,
-        shape: PictureShape {
-            width,
-            height,
-            format: PixelFormat::Yuv,
-            encoded: None,
-        },
-        frame_rate: FrameRate::THIRTY,
-        rate: RateControl::Bitrate(1_000_000),
-        gop: 30,
-        b_frames: 0,
-        preset: Preset::Fastest,
-        tuning: Tuning::LowLatency,
-        surfaces_in_flight: 2,
-    }
-}
-
-/// Annex B, one picture, parameter sets exactly in front of key frames, no delimiters.
-fn check_syntax(codec: Codec, unit: &EncodedPicture) {
-    assert!(
-        unit.data.starts_with(&[0, 0, 1]) || unit.data.starts_with(&[0, 0, 0, 1]),
-        "no start code"
-    );
-    let nals = oracle::nals(codec, &unit.data);
-    assert!(nals.iter().all(|nal| !nal.is_delimiter()));
-    let pictures = nals.iter().filter(|nal| nal.starts_picture()).count();
-    assert_eq!(pictures, 1, "access units in one buffer");
-    let first_slice = nals.iter().position(Nal::is_slice).unwrap();
-    assert!(nals[first_slice..].iter().all(Nal::is_slice));
-    assert!(
-        nals[first_slice..]
-            .iter()
-            .all(|nal| nal.is_idr() == unit.key)
-    );
-    let sets: Vec<_> = nals[..first_slice]
-        .iter()
-        .filter(|nal| nal.is_parameter_set())
-        .map(|nal| nal.kind)
-        .collect();
-    let wanted: &[u8] = match (unit.key, codec) {
-        (false, _) => &[],
-        (true, Codec::H264) => &[7, 8],
-        (true, Codec::H265) => &[32, 33, 34],
-    };
-    assert_eq!(sets, wanted);
-}
-
-/// Every candidate that encodes pictures, with each of its codecs.
-fn pairs() -> Vec<(&'static Candidate, Codec)> {
-    let encoding = CANDIDATES.iter().filter(|c| c.kind != Kind::Passthrough);
-    let all = encoding.flat_map(|c| c.codecs.iter().map(move |codec| (c, *codec)));
-    all.filter(|(candidate, codec)| {
-        match (candidate.open)(&config(*codec, 320, 192)) {
-            Ok(_) => true,
-            // Software always opens; hardware may not be there.
-            Err(why) => {
-                assert_ne!(candidate.kind, Kind::Software, "{why}");
-                println!("not run for {} {codec}: {why}", candidate.name);
-                false
-            }
-        }
-    })
-    .collect()
-}
-
-fn for_each(test: impl Fn(&'static Candidate, Codec)) {
-    let pairs = pairs();
-    assert!(!pairs.is_empty());
-    for (candidate, codec) in pairs {
-        test(candidate, codec);
-    }
-}
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Counts what this thread asks for; what the C libraries allocate does not come this way.
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the
-// thread that allocates nothing itself.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: `pointer` came from `alloc` above, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: `pointer` came from `alloc` above, with this layout.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;

@@ -1,6 +1,7 @@
 //! What the user typed. What it means is decided in `config`.
 
 pub mod control;
+pub mod offline;
 pub mod streamer;
 
 /// Made by `build.rs` from the flags.

@@ -47,7 +47,8 @@ pub enum Outcome {
     Replaced,
 }
 
-/// What the encoder has counted. Every picture is in `taken`, `left_out`, `stale` or `lost`.
+/// What the encoder has counted. Every picture is in `units`, `left_out`, `stale` or `lost`, or
+/// still held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct EncoderCounters {
     /// Pictures handed in.
@@ -173,6 +174,11 @@ impl Encoder {
         let result = self.backend.encode(picture, out);
         let given = self.take_stock(out, ready);
         match result {
+            Err(EncodeError::ForeignSurface { .. }) => {
+                self.counters.stale += 1;
+                self.held = self.held.saturating_sub(1);
+                return Ok(Outcome::Stale);
+            }
             Err(why) => return self.replace(why),
             Ok(()) if out.left_out() > left_out => {
                 self.counters.left_out += 1;

@@ -3,6 +3,8 @@
 
 pub mod amf0;
 pub mod chunk;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handshake;
 pub mod message;
 pub mod publish;

@@ -61,7 +61,8 @@ impl<'a> Gather<'a> {
     /// Points at `piece`. An empty one takes no place.
     pub fn push(&mut self, piece: &'a [u8]) {
         if !piece.is_empty() {
-            self.push_piece(piece);
+            self.len += piece.len();
+            self.pieces.push(IoSlice::new(piece));
         }
     }
 
@@ -71,33 +72,25 @@ impl<'a> Gather<'a> {
     ///
     /// If more is copied than [`GatherBuffer::gather`] was told.
     pub fn push_copied(&mut self, piece: &[u8]) {
-        if piece.is_empty() {
-            return;
-        }
         let room = self.take_arena(piece.len());
         room.copy_from_slice(piece);
-        self.push_piece(room);
+        self.push(room);
     }
 
-    /// Copies both `words`, which costs an instruction each, and lists the first `len` of their
-    /// sixteen bytes. An empty piece does take a place here.
+    /// Lists a packet of two pieces: the first `len` of the sixteen bytes in `head`, which are
+    /// copied with an instruction for each word, and `body`. Each takes a place even if empty.
     ///
     /// # Panics
     ///
     /// As [`Gather::push_copied`], where each call takes sixteen bytes; if `len` is over that.
     #[inline]
-    pub fn push_words(&mut self, words: [[u8; 8]; 2], len: usize) {
+    pub fn push_packet(&mut self, head: [[u8; 8]; 2], len: usize, body: &'a [u8]) {
         let room = self.take_arena(16);
-        room[..8].copy_from_slice(&words[0]);
-        room[8..].copy_from_slice(&words[1]);
-        self.push_piece(&room[..len]);
-    }
-
-    /// Points at `piece`, which takes a place even if it is empty.
-    #[inline]
-    pub fn push_piece(&mut self, piece: &'a [u8]) {
-        self.len += piece.len();
-        self.pieces.push(IoSlice::new(piece));
+        room[..8].copy_from_slice(&head[0]);
+        room[8..].copy_from_slice(&head[1]);
+        self.len += len + body.len();
+        self.pieces
+            .extend_from_slice(&[IoSlice::new(&room[..len]), IoSlice::new(body)]);
     }
 
     /// What is not written yet, as far as one call takes it.
@@ -186,9 +179,13 @@ mod tests {
         gather.push(&payload);
         gather.push_copied(&[7]);
         gather.push(&[]);
-        gather.push_words([[6; 8]; 2], 2);
+        gather.push_packet([[6; 8]; 2], 2, &[]);
         assert_eq!(bytes(&gather), [9, 8, 1, 2, 3, 7, 6, 6]);
-        assert_eq!(gather.pieces().len(), 4);
+        assert_eq!(
+            gather.pieces().len(),
+            5,
+            "the empty body of a packet has its place"
+        );
         assert_eq!(gather.pieces()[1].as_ptr(), payload.as_ptr());
     }
 

@@ -40,6 +40,9 @@ pub struct RtmpSinkConfig {
     pub backoff_cap: Duration,
     /// A picture that the server has not taken within this time costs it the connection.
     pub write_timeout: Duration,
+    /// Bytes that the kernel may hold before it has sent them: what a slow server cannot take
+    /// beyond that stays in the sink's queue, where it is seen and dropped.
+    pub unsent_limit: u32,
     /// For `rtmps://`.
     pub tls: TlsOptions,
     /// For the metadata: pictures per second, bits per second.
@@ -59,6 +62,7 @@ impl RtmpSinkConfig {
             max_retries: 0,
             backoff_cap: Duration::from_secs(5),
             write_timeout: Duration::from_secs(8),
+            unsent_limit: 32 * 1024,
             tls: TlsOptions::default(),
             frame_rate: None,
             bitrate: None,
@@ -84,6 +88,8 @@ pub struct RtmpSink {
     /// Where a reconnect request has sent us.
     redirect: Option<RtmpUrl>,
     live_since: Option<Instant>,
+    /// When the server was listened to last.
+    looked: Instant,
     was_live: bool,
     last_error: Option<String>,
     /// Parameter sets of this generation make no record: said once.
@@ -124,6 +130,7 @@ impl RtmpSink {
             handshake: HandshakeForm::default(),
             redirect: None,
             live_since: None,
+            looked: Instant::now(),
             was_live: false,
             last_error: None,
             bad_generation: 0,
@@ -142,6 +149,7 @@ impl RtmpSink {
     /// One step towards a live stream, or of looking after it. Waits at most `wait`.
     fn advance(&mut self, wait: Duration) -> Result<(), SinkError> {
         let now = Instant::now();
+        self.looked = now;
         if let Some(leaving) = &mut self.leaving
             && leaving.advance(Duration::ZERO).is_err()
         {
@@ -151,7 +159,12 @@ impl RtmpSink {
             State::Waiting(until) => {
                 if now >= *until {
                     let url = self.redirect.as_ref().unwrap_or(&self.config.url);
-                    self.state = State::Dialing(Dial::start(&url.host, url.port, now));
+                    self.state = State::Dialing(Dial::start(
+                        &url.host,
+                        url.port,
+                        self.config.unsent_limit,
+                        now,
+                    ));
                 }
                 return Ok(());
             }
@@ -304,8 +317,13 @@ impl Sink for RtmpSink {
     /// Returns [`Sent::GivenUp`] while there is no connection, and until a key frame after it is
     /// there. A server that does not take the unit in time is left and connected to anew.
     fn send(&mut self, unit: &AccessUnit) -> Result<Sent, SinkError> {
-        self.advance(Duration::ZERO)?;
-        let is_live = self.is_live();
+        let now = Instant::now();
+        let mut is_live = self.is_live();
+        // Reading costs a system call, and a server has nothing to say about each picture.
+        if !is_live || now.saturating_duration_since(self.looked) >= LOOK {
+            self.advance(Duration::ZERO)?;
+            is_live = self.is_live();
+        }
         if is_live
             && unit.key
             && let Some(old) = self.leaving.take()
@@ -321,7 +339,7 @@ impl Sink for RtmpSink {
         let Some(link) = link.filter(|link| unit.key || !link.is_fresh()) else {
             return Ok(self.give_up());
         };
-        match link.send(unit, &self.config, &self.context.stop) {
+        match link.send(unit, &self.config, &self.context.stop, now) {
             Ok(sent) => {
                 let stats = &self.context.stats;
                 SinkStats::add(&stats.units, 1);
@@ -387,6 +405,8 @@ fn random_word() -> u32 {
 const WAIT: Duration = Duration::from_millis(50);
 /// The longest time without a look at what the server says.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// The same in a stream that has no pause.
+const LOOK: Duration = Duration::from_millis(10);
 /// After so long a live stream the next failure counts as the first.
 const SETTLED: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(1);

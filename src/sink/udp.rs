@@ -213,8 +213,7 @@ fn fill<'g, 'p: 'g>(
     for index in 0..DATAGRAMS {
         let Some(packet) = packets.next() else { return };
         let (head, head_len) = packet.head();
-        gather.push_words(head, head_len);
-        gather.push_piece(packet.body);
+        gather.push_packet(head, head_len, packet.body);
         let len = packet.len();
         if rung == Rung::Segmented
             && let Some(run) = messages.last_mut()
@@ -262,6 +261,8 @@ impl<K: Kernel> Wire<'_, K> {
         let (mut at, mut refused) = (0, false);
         while let Some(message) = messages.get(at).copied() {
             let error = match self.kernel.send(*self.rung, &messages[at..], pieces) {
+                // never seen, and no reason to try for ever
+                Ok(0) => return Some(BatchEnd::Full),
                 Ok(count) => {
                     sent.first_at.get_or_insert_with(Instant::now);
                     for message in &messages[at..at + count] {

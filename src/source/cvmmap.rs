@@ -80,7 +80,8 @@ pub struct CvMmapSource {
     next_look: Instant,
     mismatches: u32,
     finished: Option<Instant>,
-    reported: Reported,
+    /// Frames in a row that were refused as late.
+    late: u32,
 }
 
 #[derive(Debug, Default)]
@@ -94,16 +95,6 @@ struct Epoch {
     /// Frames from here on belong to a new epoch, as was hinted or because the producer was
     /// away.
     due: Option<Instant>,
-}
-
-/// What the log has said already; it is said again when it changes.
-#[derive(Debug, Default)]
-struct Reported {
-    refusal: Option<Refusal>,
-    foreign: Option<Label>,
-    bad_notice: bool,
-    /// Frames in a row that were refused as late.
-    late: u32,
 }
 
 impl CvMmapSource {
@@ -135,7 +126,7 @@ impl CvMmapSource {
             next_look: now + LOOK_EVERY,
             mismatches: 0,
             finished: None,
-            reported: Reported::default(),
+            late: 0,
             config,
         };
         source.look()?;
@@ -160,31 +151,27 @@ impl CvMmapSource {
     fn receive(&mut self, announced: Option<Instant>) -> Result<(), SourceError> {
         let found = announced.unwrap_or_else(Instant::now);
         let mut fresh = false;
-        while let Some(bytes) = self.sync.receive()? {
+        // Bounded: a peer that floods the socket must not keep us from everything else.
+        for _ in 0..MOST_AT_ONCE {
+            let Some(bytes) = self.sync.receive()? else {
+                break;
+            };
             count(&self.counters.notices);
             let message = match SyncMessage::parse(bytes) {
                 Ok(message) => message,
                 Err(error) => {
-                    count(&self.counters.bad_notices);
-                    if !std::mem::replace(&mut self.reported.bad_notice, true) {
-                        log::warn!("{}: {error}", self.config.zmq_endpoint);
+                    if worth_a_line(count(&self.counters.bad_notices)) {
+                        log::warn!("{}: {error}; left out", self.config.zmq_endpoint);
                     }
                     continue;
                 }
             };
-            if self
-                .config
-                .label
-                .is_some_and(|label| label != message.label)
+            if let Some(wanted) = self.config.label
+                && wanted != message.label
             {
-                count(&self.counters.foreign_labels);
-                if self.reported.foreign != Some(message.label) {
-                    self.reported.foreign = Some(message.label);
-                    let wanted = self.config.label.map(|l| l.to_string()).unwrap_or_default();
-                    log::warn!(
-                        "notices of {} are left out, {wanted} is wanted",
-                        message.label
-                    );
+                if worth_a_line(count(&self.counters.foreign_labels)) {
+                    let label = message.label;
+                    log::warn!("a notice of {label} is left out: {wanted} is wanted");
                 }
                 continue;
             }
@@ -276,8 +263,8 @@ impl CvMmapSource {
             self.newest = Some(notice);
             return Ok(None);
         }
-        refused.count(&self.counters);
-        self.report(&refused);
+        let how_often = count(refused.counter(&self.counters));
+        self.report(&refused, how_often);
         match refused {
             Refused::Shrunk => self.close_region(),
             Refused::OtherFrame { .. } => {
@@ -310,8 +297,7 @@ impl CvMmapSource {
         self.mismatches = 0;
         self.last_frame = Some(end);
         self.present = Some(true);
-        self.reported.refusal = None;
-        self.reported.late = 0;
+        self.late = 0;
 
         let mut trace = FrameTrace::default();
         trace.stamp(Stage::Notice, notice.arrival);
@@ -334,19 +320,16 @@ impl CvMmapSource {
         }
     }
 
-    /// Says why frames are left out, once until it changes. Torn and late frames are ordinary.
-    fn report(&mut self, refused: &Refused) {
+    /// Says why frames are left out. Torn and late frames are ordinary.
+    fn report(&mut self, refused: &Refused, how_often: u64) {
         match refused {
             Refused::Metadata(Refusal::NotReady) => (),
-            Refused::Metadata(refusal) => {
-                if self.reported.refusal != Some(*refusal) {
-                    self.reported.refusal = Some(*refusal);
-                    log::warn!("{}: {refusal}; left out", self.config.shm_name);
-                }
+            Refused::Metadata(refusal) if worth_a_line(how_often) => {
+                log::warn!("{}: {refusal}; left out", self.config.shm_name);
             }
             Refused::TooLate => {
-                self.reported.late += 1;
-                if self.reported.late == MANY_LATE {
+                self.late += 1;
+                if self.late == MANY_LATE {
                     log::warn!(
                         "{MANY_LATE} frames in a row took longer than 0.7 of the frame interval \
                          ({:?}) from notice to surface: this machine is too slow for the producer",
@@ -531,13 +514,21 @@ fn as_unix_time(time: u64, now: SystemTime) -> Option<u64> {
     (time.abs_diff(now) < DAY_NS).then_some(time)
 }
 
-fn count(counter: &AtomicU64) {
+/// Adds one, and says how many it is.
+fn count(counter: &AtomicU64) -> u64 {
     // Relaxed: counters publish nothing but themselves.
-    counter.fetch_add(1, Ordering::Relaxed);
+    counter.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Whether the log mentions what happened for the `n`th time: ever more rarely.
+fn worth_a_line(n: u64) -> bool {
+    n.is_power_of_two()
 }
 
 /// A read may end within so many tenths of the frame interval (contract section 4.5).
 const LATEST_TENTHS: u32 = 7;
+/// More notices than the socket keeps.
+const MOST_AT_ONCE: usize = 2000;
 const MANY_LATE: u32 = 30;
 /// Notices in a row that the segment may disagree with.
 const MISMATCHES: u32 = 3;

@@ -12,7 +12,7 @@
 //! looked: hence the clock. A read that ends late in the frame interval is refused, because the
 //! producer is writing by then (contract section 4.5).
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Instant;
 
 use super::contract::{Metadata, Refusal, same_frame};
@@ -139,9 +139,9 @@ impl SnapshotReader {
 }
 
 impl Refused {
-    /// Adds one to the counter that this is one of.
-    pub fn count(&self, counters: &SourceCounters) {
-        let counter = match self {
+    /// The counter that this belongs to.
+    pub fn counter<'a>(&self, counters: &'a SourceCounters) -> &'a AtomicU64 {
+        match self {
             Self::NotReady | Self::Metadata(Refusal::NotReady) => &counters.not_ready,
             Self::Metadata(Refusal::Invalid(_)) => &counters.bad_metadata,
             Self::Metadata(Refusal::Unsupported(_)) => &counters.unsupported,
@@ -152,9 +152,7 @@ impl Refused {
             Self::TornMetadata => &counters.torn_metadata,
             Self::TornPayload => &counters.torn_payload,
             Self::TooLate => &counters.too_late,
-        };
-        // Relaxed: counters publish nothing but themselves.
-        counter.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -19,16 +19,19 @@ pub struct Dial {
     addresses: VecDeque<SocketAddr>,
     trying: Option<(Socket, SocketAddr, Instant)>,
     deadline: Instant,
+    unsent_limit: u32,
     last_error: Option<io::Error>,
 }
 
 impl Dial {
-    pub fn start(host: &str, port: u16, now: Instant) -> Self {
+    /// `unsent_limit`: bytes that the kernel may hold without having sent them.
+    pub fn start(host: &str, port: u16, unsent_limit: u32, now: Instant) -> Self {
         let mut dial = Self {
             names: None,
             addresses: VecDeque::new(),
             trying: None,
             deadline: now + PATIENCE,
+            unsent_limit,
             last_error: None,
         };
         if let Ok(address) = host.parse::<IpAddr>() {
@@ -104,7 +107,7 @@ impl Dial {
     /// Starts with the next address; false if there is none.
     fn try_next(&mut self, now: Instant) -> bool {
         while let Some(address) = self.addresses.pop_front() {
-            match start_connect(address) {
+            match start_connect(address, self.unsent_limit) {
                 Ok(socket) => {
                     self.trying = Some((socket, address, now + PATIENCE_PER_ADDRESS));
                     return true;
@@ -116,7 +119,7 @@ impl Dial {
     }
 }
 
-fn start_connect(address: SocketAddr) -> io::Result<Socket> {
+fn start_connect(address: SocketAddr, unsent_limit: u32) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -127,7 +130,7 @@ fn start_connect(address: SocketAddr) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     // The kernel takes this much more than the network does, and no more: what a slow server
     // cannot take shows as a full queue here instead of as seconds of delay in the kernel.
-    socket.set_tcp_notsent_lowat(UNSENT_LIMIT)?;
+    socket.set_tcp_notsent_lowat(unsent_limit)?;
     // A peer that vanished without a word: while data is on its way, and while none is.
     socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))?;
     socket.set_tcp_keepalive(
@@ -147,5 +150,3 @@ fn start_connect(address: SocketAddr) -> io::Result<Socket> {
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_PER_ADDRESS: Duration = Duration::from_secs(3);
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
-/// About two pictures at 20 Mbit/s and 30 Hz.
-const UNSENT_LIMIT: u32 = 128 * 1024;

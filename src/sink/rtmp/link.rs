@@ -100,6 +100,7 @@ impl Link {
         unit: &AccessUnit,
         config: &RtmpSinkConfig,
         stop: &StopToken,
+        now: Instant,
     ) -> Result<SentUnit, LinkError> {
         let Self {
             stream,
@@ -119,31 +120,34 @@ impl Link {
             .pieces(feed.body(&picture, unit))
             .for_each(|piece| gather.push(piece));
         let bytes = gather.remaining();
-        let mut patience = Patience::new(config.write_timeout);
-        let mut first = None;
+        let mut patience = Patience::new(config.write_timeout, now);
+        let (mut first, mut last) = (None, now);
         loop {
-            let done = if gather.is_empty() {
-                stream.flush()
-            } else {
-                stream.write(gather.pieces()).map(|written| {
-                    first.get_or_insert_with(Instant::now);
-                    gather.advance(written);
-                    false
-                })
-            };
-            match done {
-                Ok(true) => break,
-                Ok(false) if !gather.is_empty() => {}
-                // TLS holds sealed records back, or the last write has emptied the list.
-                Ok(false) if stream.flush()? => break,
-                Ok(false) => patience.wait(stream, session, *clock, stop)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    patience.wait(stream, session, *clock, stop)?;
+            let offered = gather.pieces().iter().map(|piece| piece.len()).sum();
+            let taken = match stream.write(gather.pieces()) {
+                Ok(taken) => {
+                    gather.advance(taken);
+                    last = Instant::now();
+                    first.get_or_insert(last);
+                    taken
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(error) => return Err(read_last_words(stream, session, *clock, error)),
+            };
+            if gather.is_empty() {
+                break;
+            }
+            // A kernel that took less than it was offered is full: asking again at once would
+            // only hear that.
+            if taken < offered {
+                patience.wait(stream, session, *clock, stop)?;
             }
         }
-        let last = Instant::now();
+        // TLS may hold sealed records back.
+        while !stream.flush()? {
+            patience.wait(stream, session, *clock, stop)?;
+            last = Instant::now();
+        }
         Ok(SentUnit {
             bytes,
             first: first.unwrap_or(last),
@@ -216,10 +220,10 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(whole: Duration) -> Self {
+    fn new(whole: Duration, now: Instant) -> Self {
         Self {
             whole,
-            deadline: Instant::now() + whole,
+            deadline: now + whole,
             stopping: false,
         }
     }

@@ -5,12 +5,27 @@
 //!
 //! | module | is |
 //! | --- | --- |
-//! | [`exit`] | exit codes, and the mapping of argument errors to them |
+//! | [`exit`], [`findings`] | exit codes, and what a referee has to say |
 //! | [`names`], [`pattern`], [`producer`] | a producer that behaves like the real one |
 //! | [`bitstream`], [`stamp`] | NAL units, access units, capture times inside of them |
-//! | [`rtp`] | the receiving side of RTP and its checks |
+//! | [`rtp`] | the receiving side of RTP; [`rtp::tester::Tester`] is a whole run |
+//! | [`rtmp`] | the server side of RTMP; [`rtmp::server::Server`] is a whole run |
 //!
-//! The binaries `cvmmap_sim` and `rtp_receiver_tester` are thin wrappers of these.
+//! The binaries `cvmmap_sim`, `rtp_receiver_tester` and `rtmp_stub_tester` are thin wrappers of these. A test runs
+//! the same in process:
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//! use testkit::rtp::tester::{Options, Tester};
+//!
+//! let options = Options { timeout: std::time::Duration::from_millis(10), ..Options::default() };
+//! let tester = Tester::open(options)?;
+//! let port = tester.port()?; // where to send
+//! let report = tester.run(&AtomicBool::new(false))?;
+//! assert_eq!(report.exit_code, testkit::exit::TIMEOUT);
+//! # let _ = port;
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 #![deny(unsafe_code)] // allowed in producer::segment only: a mapping is one
 

@@ -312,18 +312,18 @@ fn both_packagings_of_h265_are_received() {
     let (clip, file) = mp4(folder.path(), "h265");
     let (record, frames) = (hvcc(&file), hevc_frames(&clip));
     assert_eq!(frames.len(), 30);
-    let rows: [(&str, f64, &[u8], [&[u8]; 2]); 2] = [
+    let rows = [
         (
             "h265-enhanced",
             1_752_589_105.0,
-            b"\x90hvc1",
-            [b"\x93hvc1", b"\xA3hvc1"],
+            &b"\x90hvc1"[..],
+            [&b"\x93hvc1"[..], b"\xA3hvc1"],
         ),
         (
             "h265-domestic",
             12.0,
             &[0x1C, 0, 0, 0, 0],
-            [&[0x1C, 1, 0, 0, 0], &[0x2C, 1, 0, 0, 0]],
+            [&[0x1C, 1, 0, 0, 0][..], &[0x2C, 1, 0, 0, 0]],
         ),
     ];
     for (mode, codec_id, header, heads) in rows {

@@ -272,3 +272,85 @@ fn picture_loss_indications_go_where_the_media_came_from() {
     assert_eq!(buffer[1], 201, "a report comes first");
     drop(tester);
 }
+
+// Datagrams of one segmented send come back together with UDP_GRO; each must be seen for itself.
+#[test]
+fn segmented_sends_are_taken_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for gro in [true, false] {
+        let report = folder.path().join("r.json");
+        let mut arguments = vec![
+            "--packet-threshold",
+            "41",
+            "--timeout-ms",
+            "30000",
+            "--json",
+            report.to_str().expect("UTF-8"),
+        ];
+        arguments.extend((!gro).then_some("--no-gro"));
+        let (tester, _stderr, port) = start(&arguments);
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let mut batch = Vec::new();
+        for sequence in 0..40 {
+            let fragment = [
+                &[0x7C, if sequence == 0 { 0x85 } else { 0x05 }][..],
+                &[0x88; 986],
+            ]
+            .concat();
+            batch.extend(packet(sequence, false, 96, &fragment));
+        }
+        batch.extend(packet(40, true, 96, &[0x7C, 0x45, 1]));
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::UdpGsoSegment, &1000)
+            .expect("UDP_SEGMENT");
+        socket
+            .send_to(&batch, ("127.0.0.1", port))
+            .expect("loopback");
+        let output = tester.finish();
+        let found = json(&report);
+        // A key frame without parameter sets: 7, and each packet was counted.
+        assert_eq!(
+            (&found["packets"], &found["lost"], &found["key_frames"]),
+            (&41.into(), &0.into(), &1.into())
+        );
+        assert!(
+            text(&output.stdout).contains("no Sps"),
+            "{}",
+            text(&output.stdout)
+        );
+        assert_eq!(output.status.code(), Some(7));
+    }
+}
+
+#[test]
+fn lost_packets_are_counted_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let report = folder.path().join("r.json");
+    let (tester, _stderr, port) = start(&[
+        "--frame-threshold",
+        "3",
+        "--timeout-ms",
+        "30000",
+        "--json",
+        report.to_str().expect("UTF-8"),
+    ]);
+    let mut packets = vec![
+        packet(65533, false, 96, &[0x67, 0x42]),
+        packet(65534, false, 96, &[0x68, 0xCE]),
+        packet(65535, true, 96, &[0x65, 0x88]),
+    ];
+    // 0 and 3 are missing: the frames behind them may have lost their beginning.
+    for sequence in [1_u16, 2, 4, 5] {
+        let mut frame = packet(sequence, true, 96, &[0x41, 0x9A]);
+        frame[7] = sequence as u8 + 1;
+        packets.push(frame);
+    }
+    send_to(port, &packets);
+    let output = tester.finish();
+    let found = json(&report);
+    assert_eq!(
+        (&found["lost"], &found["frames"], &found["damaged_frames"]),
+        (&2.into(), &3.into(), &2.into())
+    );
+    assert_eq!(found["ended_by"], "silence");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}

@@ -1,29 +1,20 @@
 //! `rtp_receiver_tester`: receives one RTP stream and says whether it is right.
 
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::Parser;
 use testkit::bitstream::Codec;
 use testkit::exit;
-use testkit::producer::unix_ns;
-use testkit::rtp::header;
-use testkit::rtp::receiver::{Config, Receiver, Verdict};
+use testkit::rtp::receiver::Config;
 use testkit::rtp::report::Report;
-use testkit::rtp::rtcp::{Feedback, receiver_compound};
 use testkit::rtp::sdp::Session;
-use testkit::rtp::socket::{Channel, Sockets};
-
-/// Silence that ends a run which goes on past its threshold.
-const SILENCE: Duration = Duration::from_secs(2);
-/// The receiver's own SSRC in reports.
-const OWN_SSRC: u32 = 0x5245_4645;
+use testkit::rtp::tester::{Options, Tester};
 
 /// Receives H.264 or H.265 over RTP, checks every packet, and reports what it saw.
 ///
@@ -162,96 +153,42 @@ fn config(arguments: &Arguments) -> Result<Config, String> {
     Ok(config)
 }
 
-/// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Threshold,
-    Bye,
-    Silence,
-    Timeout,
-    Signal,
-    PayloadType(u8),
-}
-
-impl End {
-    fn name(self) -> &'static str {
-        match self {
-            End::Threshold => "threshold",
-            End::Bye => "bye",
-            End::Silence => "silence",
-            End::Timeout => "timeout",
-            End::Signal => "signal",
-            End::PayloadType(_) => "payload type",
-        }
-    }
-}
-
 fn run(arguments: &Arguments, config: Config) -> Result<u8, Box<dyn std::error::Error>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let mut sockets = Sockets::open(arguments.bind, arguments.port, !arguments.no_gro)
-        .map_err(|e| format!("UDP port {}: {e}", arguments.port))?;
-    let port = sockets.port()?;
-    let rtcp = if sockets.has_rtcp_port() {
+    let tester = Tester::open(Options {
+        bind: arguments.bind,
+        port: arguments.port,
+        config,
+        packet_threshold: arguments.packet_threshold,
+        frame_threshold: arguments.frame_threshold,
+        timeout: Duration::from_millis(arguments.timeout_ms),
+        runs_on: arguments.runs_on(),
+        dump: arguments.dump.clone(),
+        ask_every: arguments.send_pli_every.map(Duration::from_millis),
+        full_intra: arguments.fir,
+        gro: !arguments.no_gro,
+        status: true,
+    })?;
+    let port = tester.port()?;
+    let rtcp = if tester.has_rtcp_port() {
         format!(" and {}", port + 1)
     } else {
         String::new()
     };
     eprintln!("receiving at {} port {port}{rtcp}", arguments.bind);
-
-    let mut dump = match &arguments.dump {
-        Some(path) => {
-            let file = File::create(path).map_err(|e| format!("--dump {}: {e}", path.display()))?;
-            Some(BufWriter::new(file))
-        }
-        None => None,
-    };
-    let payload_type = config.payload_type;
-    let mut feedback = FeedbackSender::new(arguments);
-    let mut receiver = Receiver::new(config);
-    let end = receive(
-        arguments,
-        &mut sockets,
-        &mut receiver,
-        &mut dump,
-        &mut feedback,
-        &stop,
-    )?;
-    if let Some(mut dump) = dump {
-        dump.flush()?;
-    }
-
-    let mut report = Report::of(
-        &receiver,
-        payload_type,
-        u64::from(sockets.overflows()),
-        feedback.sent,
-    );
-    report.ended_by = end.name();
-    report.exit_code = exit_code(arguments, &report, end);
-    if let End::PayloadType(found) = end {
-        eprintln!("error: payload type {found} where {payload_type} is expected");
+    let report = tester.run(&stop)?;
+    if let Some(found) = report.foreign_payload_type {
+        eprintln!(
+            "error: payload type {found} where {} is expected",
+            report.payload_type
+        );
     }
     tell(arguments, &report)?;
     Ok(report.exit_code)
-}
-
-fn exit_code(arguments: &Arguments, report: &Report, end: End) -> u8 {
-    let counters = &report.counters;
-    let enough = counters.packets >= arguments.packet_threshold
-        && arguments
-            .frame_threshold
-            .is_none_or(|wanted| counters.frames >= wanted);
-    match end {
-        End::PayloadType(_) => exit::PAYLOAD_TYPE_MISMATCH,
-        _ if report.violations.count > 0 => exit::PROTOCOL_VIOLATION,
-        _ if enough => exit::OK,
-        _ if counters.packets == 0 => exit::TIMEOUT,
-        _ => exit::THRESHOLD_NOT_MET,
-    }
 }
 
 fn tell(arguments: &Arguments, report: &Report) -> io::Result<()> {
@@ -267,194 +204,4 @@ fn tell(arguments: &Arguments, report: &Report) -> io::Result<()> {
         None => println!("{report}"),
     }
     Ok(())
-}
-
-fn receive(
-    arguments: &Arguments,
-    sockets: &mut Sockets,
-    receiver: &mut Receiver,
-    dump: &mut Option<BufWriter<File>>,
-    feedback: &mut FeedbackSender,
-    stop: &AtomicBool,
-) -> io::Result<End> {
-    let start = Instant::now();
-    let deadline = start + Duration::from_millis(arguments.timeout_ms);
-    let mut status = Status::new();
-    let mut last_packet: Option<Instant> = None;
-    let mut write_error = None;
-    loop {
-        // Relaxed: the flag guards no other data.
-        if stop.load(Ordering::Relaxed) {
-            return Ok(End::Signal);
-        }
-        let now = Instant::now();
-        if now >= deadline {
-            return Ok(End::Timeout);
-        }
-        if last_packet.is_some_and(|last| now - last >= SILENCE) && arguments.runs_on() {
-            return Ok(End::Silence);
-        }
-        let silence_left = match last_packet {
-            Some(last) if arguments.runs_on() => (last + SILENCE).saturating_duration_since(now),
-            _ => SILENCE,
-        };
-        let limit = (deadline - now)
-            .min(silence_left)
-            .min(feedback.next_in(now))
-            .min(Duration::from_millis(200));
-        sockets.wait(limit)?;
-        // Ahead of RTP: when a BYE is here, all packets sent before it are there.
-        while let Some((arrival, bytes)) = sockets.receive_rtcp()? {
-            feedback.peer(Channel::Rtcp, arrival.from);
-            receiver.rtcp(bytes, arrival.unix_ns);
-        }
-        let mut wrong_type = None;
-        while let Some((arrival, bytes)) = sockets.receive_rtp()? {
-            last_packet = Some(Instant::now());
-            for datagram in bytes.chunks(arrival.segment.max(1)) {
-                if header::is_rtcp(datagram) {
-                    feedback.peer(Channel::Rtp, arrival.from);
-                    receiver.rtcp(datagram, arrival.unix_ns);
-                    continue;
-                }
-                feedback.media_peer(arrival.from);
-                let verdict = receiver.rtp(datagram, arrival.unix_ns, &mut |_, unit| {
-                    if let Some(dump) = dump {
-                        for nal in &unit.nals {
-                            let written = dump
-                                .write_all(&[0, 0, 0, 1])
-                                .and_then(|()| dump.write_all(nal));
-                            write_error = write_error.take().or(written.err());
-                        }
-                    }
-                });
-                if let Verdict::PayloadType(found) = verdict {
-                    wrong_type = Some(found);
-                    break;
-                }
-            }
-            if let Some(found) = wrong_type {
-                return Ok(End::PayloadType(found));
-            }
-            if !arguments.runs_on() && receiver.counters().packets >= arguments.packet_threshold {
-                return Ok(End::Threshold);
-            }
-        }
-        if let Some(error) = write_error.take() {
-            return Err(error);
-        }
-        if receiver.has_ended() && receiver.counters().packets > 0 {
-            return Ok(End::Bye);
-        }
-        feedback.send_if_due(sockets, receiver);
-        status.show(receiver);
-    }
-}
-
-/// Sends receiver reports with requests for a key frame, to where RTCP came from, or else RTP.
-struct FeedbackSender {
-    every: Option<Duration>,
-    fir: bool,
-    next: Instant,
-    peer: Option<(Channel, SocketAddr)>,
-    media_peer: Option<SocketAddr>,
-    sent: u64,
-}
-
-impl FeedbackSender {
-    fn new(arguments: &Arguments) -> Self {
-        let every = arguments.send_pli_every.map(Duration::from_millis);
-        let next = Instant::now() + every.unwrap_or_default();
-        FeedbackSender {
-            every,
-            fir: arguments.fir,
-            next,
-            peer: None,
-            media_peer: None,
-            sent: 0,
-        }
-    }
-
-    fn peer(&mut self, channel: Channel, from: SocketAddr) {
-        self.peer = Some((channel, from));
-    }
-
-    fn media_peer(&mut self, from: SocketAddr) {
-        self.media_peer = Some(from);
-    }
-
-    fn next_in(&self, now: Instant) -> Duration {
-        self.every
-            .map_or(Duration::MAX, |_| self.next.saturating_duration_since(now))
-    }
-
-    fn send_if_due(&mut self, sockets: &Sockets, receiver: &mut Receiver) {
-        let Some(every) = self.every else { return };
-        let now = Instant::now();
-        if now < self.next {
-            return;
-        }
-        self.next = now + every;
-        let to = self
-            .peer
-            .or(self.media_peer.map(|peer| (Channel::Rtp, peer)));
-        let (Some((channel, to)), Some(block)) = (to, receiver.report_block(unix_ns())) else {
-            return;
-        };
-        let feedback = if self.fir {
-            Feedback::Fir(self.sent as u8)
-        } else {
-            Feedback::Pli
-        };
-        // A sender that is gone shows as silence; there is nobody to tell here.
-        if sockets
-            .send(
-                channel,
-                &receiver_compound(OWN_SSRC, &block, Some(feedback)),
-                to,
-            )
-            .is_ok()
-        {
-            self.sent += 1;
-        }
-    }
-}
-
-/// One line on a terminal, rewritten a few times per second.
-struct Status {
-    next: Option<Instant>,
-}
-
-impl Status {
-    fn new() -> Self {
-        Status {
-            next: io::stderr().is_terminal().then(Instant::now),
-        }
-    }
-
-    fn show(&mut self, receiver: &Receiver) {
-        let Some(next) = self.next else { return };
-        let now = Instant::now();
-        if now < next {
-            return;
-        }
-        self.next = Some(now + Duration::from_millis(250));
-        let counters = receiver.counters();
-        eprint!(
-            "\r\x1b[K{} packets, {} lost, {} frames, {} key frames, jitter {:.2} ms",
-            counters.packets,
-            receiver.lost(),
-            counters.frames,
-            counters.key_frames,
-            receiver.jitter_ms()
-        );
-    }
-}
-
-impl Drop for Status {
-    fn drop(&mut self) {
-        if self.next.is_some() {
-            eprintln!();
-        }
-    }
 }

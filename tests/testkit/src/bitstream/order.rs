@@ -32,6 +32,9 @@ pub fn violation(codec: Codec, nals: &[&[u8]]) -> Option<String> {
             (NalClass::KeySlice | NalClass::Slice, Some(_)) if codec.is_first_slice(nal) => {
                 return Some("two first slices in one access unit".into());
             }
+            (NalClass::KeySlice | NalClass::Slice, None) if !codec.is_first_slice(nal) => {
+                return Some("a picture that begins with a later slice".into());
+            }
             (NalClass::KeySlice | NalClass::Slice, _) => slice_class = Some(class),
             _ => {}
         }
@@ -57,6 +60,7 @@ mod tests {
         assert!(!fine(&[sps, aud, pps, idr]), "delimiter not first");
         assert!(!fine(&[idr, p]), "two kinds of picture");
         assert!(!fine(&[idr, idr]), "two pictures");
+        assert!(!fine(&[idr_rest]), "the first slice is missing");
         assert!(!fine(&[sps, pps]), "no picture");
         assert!(!fine(&[&[0xE5, 0x80]]), "forbidden bit");
 

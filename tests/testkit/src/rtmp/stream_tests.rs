@@ -66,7 +66,7 @@ fn faults_are_named() {
         (time, body)
     };
     let sets = [&[0x17, 1, 0, 0, 0][..], &[0, 0, 0, 2, 0x68, 0xCF], IDR].concat();
-    let rows: Vec<(&str, Vec<(u32, Vec<u8>)>)> = vec![
+    let rows = [
         ("no sequence header", vec![key(0)]),
         ("no key frame", vec![header(), inter(0)]),
         ("record version", vec![change(header(), 5, 0)]),

@@ -30,6 +30,18 @@ pub struct Config {
     pub strict: bool,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            payload_type: 96,
+            codec: None,
+            parameter_sets: Vec::new(),
+            monotonic: false,
+            strict: false,
+        }
+    }
+}
+
 /// What one datagram led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -45,6 +57,8 @@ pub struct Receiver {
     codec: Option<Codec>,
     source: Option<Source>,
     former: HashSet<u32>,
+    /// Reports of a source that no packet has come from: the two ports are read in turn.
+    early_report: Option<(SenderReport, u64)>,
     undecided: Vec<(Vec<u8>, u64)>,
     counters: Counters,
     violations: Findings,
@@ -106,6 +120,7 @@ impl Receiver {
             codec,
             source: None,
             former: HashSet::new(),
+            early_report: None,
             undecided: Vec::new(),
             counters: Counters::default(),
             violations: Findings::default(),
@@ -281,7 +296,8 @@ impl Receiver {
             self.ended_ns = None;
         }
         let mut source = self.source_of(packet.ssrc, codec);
-        match source.tracker.accept(packet.sequence) {
+        let arrival = source.tracker.accept(packet.sequence);
+        match arrival {
             late @ (Arrival::Late | Arrival::Twice) => {
                 self.counters.late += u64::from(late == Arrival::Late);
                 self.counters.repeated += u64::from(late == Arrival::Twice);
@@ -298,7 +314,8 @@ impl Receiver {
             }
             Arrival::First | Arrival::Next => {}
         }
-        let gap_ahead = source.finished.is_some_and(|(_, gap)| gap);
+        let gap_ahead =
+            matches!(arrival, Arrival::AfterGap(_)) || source.finished.is_some_and(|(_, gap)| gap);
         source.jitter.accept(arrival_ns, packet.timestamp);
         if source
             .assembler
@@ -366,7 +383,12 @@ impl Receiver {
                     self.violation(|| format!("SSRC {ssrc:08x} comes back: two senders at once"));
                 }
                 self.counters.sources += 1;
-                Source::new(ssrc, codec)
+                let mut source = Source::new(ssrc, codec);
+                source.report = self
+                    .early_report
+                    .take()
+                    .filter(|(report, _)| report.ssrc == ssrc);
+                source
             }
         }
     }
@@ -454,14 +476,18 @@ impl Receiver {
     fn sender_report(&mut self, report: SenderReport, arrival_ns: u64) {
         self.counters.sender_reports += 1;
         self.counters.reported_packets = u64::from(report.packets);
-        let Some(source) = &mut self.source else {
-            return;
-        };
-        if source.ssrc != report.ssrc {
-            self.counters.reports_of_others += 1;
-            return;
+        match &mut self.source {
+            Some(source) if source.ssrc == report.ssrc => {
+                source.report = Some((report, arrival_ns))
+            }
+            Some(_) => {
+                // A new source's report can overtake its first packet, too.
+                self.counters.reports_of_others += 1;
+                self.early_report = Some((report, arrival_ns));
+                return;
+            }
+            None => self.early_report = Some((report, arrival_ns)),
         }
-        source.report = Some((report, arrival_ns));
         if let Some(report_ns) = report.unix_ns() {
             self.latency.sender_report(report_ns, arrival_ns);
         }

@@ -98,6 +98,24 @@ fn loss_damages_frames_and_breaks_no_rule() {
     }
 }
 
+// The lost packets are the end of the first frame and the beginning of the second.
+#[test]
+fn loss_across_the_first_border_damages_both_frames() {
+    let packets = [
+        packet(1, 0, false, SPS),
+        packet(2, 0, false, PPS),
+        packet(5, 3000, true, &[0x41, 0x40]), // a later slice
+        packet(6, 6000, true, P),
+    ];
+    let mut receiver = receiver();
+    assert_eq!(feed(&mut receiver, &packets).len(), 1);
+    assert_eq!(
+        (receiver.counters().damaged_frames, receiver.lost()),
+        (2, 2)
+    );
+    assert_eq!(texts(&receiver), "");
+}
+
 #[test]
 fn late_and_repeated_packets_are_counted_and_left_out() {
     let mut packets = stream(10, 0, 3);
@@ -273,8 +291,9 @@ fn capture_times_and_sender_reports_give_latencies() {
     report.extend((time + 900_u32).to_be_bytes());
     report.extend([0, 0, 0, 4, 0, 0, 0, 9]);
     report.extend([0x81, 202, 0, 2, 0, 0, 0, 7, 1, 1, b'x', 0]);
-    feed(&mut receiver, &[packet(1, time, false, SPS)]);
+    // Sent together with the first packet, and read before it.
     receiver.rtcp(&report, 1_000_500_000);
+    feed(&mut receiver, &[packet(1, time, false, SPS)]);
     let rest = [
         packet(2, time, false, PPS),
         packet(3, time, false, &escaped),

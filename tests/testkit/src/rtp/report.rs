@@ -253,7 +253,10 @@ pub struct Report {
     /// Why the run ended.
     pub ended_by: &'static str,
     pub codec: Option<String>,
+    /// The one that is expected.
     pub payload_type: u8,
+    /// The other one that came.
+    pub foreign_payload_type: Option<u8>,
     pub ssrc: Option<String>,
     #[serde(flatten)]
     pub counters: Counters,
@@ -287,6 +290,7 @@ impl Report {
             ended_by: "",
             codec: receiver.codec().map(|codec| codec.to_string()),
             payload_type,
+            foreign_payload_type: None,
             ssrc: receiver.ssrc().map(|ssrc| format!("{ssrc:08x}")),
             lost: receiver.lost(),
             kernel_drops,

@@ -1,0 +1,139 @@
+//! What the tests of the recording tools share.
+
+#![allow(dead_code)] // each test uses its part
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/svo2")
+        .join(name)
+}
+
+pub fn manifest() -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(fixture("manifest.json")).unwrap()).unwrap()
+}
+
+/// What a program left behind.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+pub fn single() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_zed_svo_to_mp4"))
+}
+
+pub fn run(command: &mut Command) -> Run {
+    command.output().expect("the program was built").into()
+}
+
+/// `zed_svo_to_mp4` in H.264 software at a high quality, so that pictures can be compared.
+pub fn convert(input: &Path, output: &Path, more: &[&str]) -> Run {
+    run(single()
+        .arg("--input")
+        .arg(input)
+        .arg("--output")
+        .arg(output)
+        .args([
+            "--codec",
+            "h264",
+            "--encoder-device",
+            "software",
+            "--quality",
+            "10",
+        ])
+        .args(more))
+}
+
+/// Whether `ffmpeg` and `ffprobe` are there; says so if not.
+pub fn has_ffmpeg() -> bool {
+    let found = ["ffmpeg", "ffprobe"].iter().all(|name| {
+        Command::new(name)
+            .arg("-version")
+            .output()
+            .is_ok_and(|output| output.status.success())
+    });
+    if !found {
+        eprintln!("NOT CHECKED: ffmpeg and ffprobe are not installed");
+    }
+    found
+}
+
+/// Lines of `ffprobe`; its own warnings fail the test.
+pub fn probe(path: &Path, entries: &str) -> Vec<String> {
+    let output: Run = Command::new("ffprobe")
+        .args(["-v", "warning", "-of", "csv=p=0", "-show_entries", entries])
+        .arg(path)
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(
+        (output.code, output.stderr.as_str()),
+        (Some(0), ""),
+        "{}",
+        path.display()
+    );
+    let lines = output
+        .stdout
+        .lines()
+        .map(|line| line.trim_end_matches(',').to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// The luma planes of all pictures, decoded by another program.
+pub fn luma(path: &Path, width: usize, height: usize) -> Vec<Vec<u8>> {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-i"])
+        .arg(path)
+        .args([
+            "-fps_mode",
+            "passthrough",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "yuv420p",
+            "pipe:1",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let size = width * height + 2 * width.div_ceil(2) * height.div_ceil(2);
+    assert_eq!(output.stdout.len() % size, 0);
+    output
+        .stdout
+        .chunks(size)
+        .map(|picture| picture[..width * height].to_vec())
+        .collect()
+}
+
+/// The frame number in the bar code of a picture: 16 blocks from (`x`, `y`), each `block` pixels
+/// wide and high, most significant bit first.
+pub fn barcode(luma: &[u8], width: usize, (x, y): (usize, usize), block: usize) -> u32 {
+    (0..16).fold(0, |number, bit| {
+        let at = (y + block / 2) * width + x + bit * block + block / 2;
+        number << 1 | u32::from(luma[at] > 128)
+    })
+}
+
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

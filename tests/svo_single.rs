@@ -1,0 +1,570 @@
+//! `zed_svo_to_mp4` as a program: what it writes, what it says and how it ends.
+
+#[path = "common/svo.rs"]
+mod common;
+#[path = "common/svo_writer.rs"]
+mod svo_writer;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::*;
+use svo_writer::{SvoOptions, write_svo};
+
+#[test]
+fn each_kind_of_recording_becomes_an_mp4_with_its_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("a.mp4");
+    // Name, size of an eye, first frame that is clean, number in its bar code less its index.
+    for (name, width, height, frames, clean, offset) in [
+        ("h265_svga.svo2", 960, 600, 24, 0, 0),
+        ("h264_svga.svo2", 960, 600, 24, 0, 0),
+        // Its first picture cannot be decoded by anyone without the ones before it.
+        ("h264_intra_refresh_no_idr.svo2", 672, 376, 59, 34, 5),
+        ("h265_mid_gop_start.svo2", 672, 376, 30, 7, 5),
+        ("jpeg_strips_vga.svo2", 672, 376, 2, 0, 0),
+    ] {
+        let run = convert(&fixture(name), &output, &["--view", "left-raw"]);
+        assert_eq!(run.code, Some(0), "{name}: {}", run.stderr);
+        let start = format!(
+            "{}: {frames} frames, {width} x {height}, h264, software (",
+            output.display()
+        );
+        assert!(run.stdout.starts_with(&start), "{}", run.stdout);
+        assert_eq!(names(dir.path()), ["a.mp4"]);
+        if !has_ffmpeg() {
+            continue;
+        }
+        let pictures = luma(&output, width, height);
+        assert_eq!(pictures.len(), frames, "{name}");
+        let total = if name.contains("no_idr") { 60 } else { frames };
+        for index in clean..total {
+            let picture = &pictures[index + frames - total];
+            assert_eq!(
+                barcode(picture, width, (64, 0), 16) as usize,
+                index + offset,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_mp4_has_the_recordings_times_its_tag_and_its_colours() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("a.mp4");
+    // The third camera lacks six frames: a gap that the times must show.
+    let input = fixture("2026-03-18T11-59-41/2026-03-18T11-59-41_zed3.svo2");
+    let run = convert(&input, &output, &["--view", "left-raw"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    if !has_ffmpeg() {
+        return;
+    }
+    let times =
+        &manifest()["files"]["2026-03-18T11-59-41/2026-03-18T11-59-41_zed3.svo2"]["timestamps_ns"];
+    let times: Vec<u64> = serde_json::from_value(times.clone()).unwrap();
+    let expected: Vec<String> = times
+        .iter()
+        .map(|time| (((time - times[0]) as f64 * 90_000.0 / 1e9).round() as u64).to_string())
+        .collect();
+    assert_eq!(probe(&output, "packet=pts"), expected);
+    assert_eq!(
+        probe(
+            &output,
+            "stream=codec_tag_string,color_range,color_space,start_pts"
+        ),
+        ["avc1,tv,bt709,0"]
+    );
+
+    let run = convert(
+        &input,
+        &output,
+        &["--timing", "constant", "--view", "left-raw"],
+    );
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let expected: Vec<String> = (0..times.len()).map(|n| (n * 3000).to_string()).collect();
+    assert_eq!(probe(&output, "packet=pts"), expected);
+}
+
+#[cfg(feature = "x265")]
+#[test]
+fn h265_is_tagged_hvc1_plays_from_the_first_frame_and_seeks() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("a.mp4");
+    for b_frames in ["0", "2"] {
+        let run = run(single()
+            .arg("--input")
+            .arg(fixture("h265_mid_gop_start.svo2"))
+            .arg("--output")
+            .arg(&output)
+            .args([
+                "--encoder-device",
+                "software",
+                "--preset",
+                "fast",
+                "--gop",
+                "10",
+            ])
+            .args([
+                "--b-frames",
+                b_frames,
+                "--start-frame",
+                "7",
+                "--view",
+                "left-raw",
+            ]));
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(
+            run.stdout
+                .contains("23 frames, 672 x 376, h265, software (x265)"),
+            "{}",
+            run.stdout
+        );
+        if !has_ffmpeg() {
+            return;
+        }
+        assert_eq!(
+            probe(&output, "stream=codec_tag_string,nb_frames"),
+            ["hvc1,23"]
+        );
+        // Every frame, no warning; the times of those shown are even.
+        let mut shown: Vec<u64> = probe(&output, "frame=pts")
+            .iter()
+            .map(|pts| pts.parse().unwrap())
+            .collect();
+        assert_eq!(shown.len(), 23);
+        assert!(shown.is_sorted());
+        assert_eq!((shown.remove(0), shown.remove(0)), (0, 3000));
+        let keys = probe(&output, "packet=flags");
+        let keys: Vec<_> = keys
+            .iter()
+            .enumerate()
+            .filter(|(_, f)| f.contains('K'))
+            .map(|(n, _)| n)
+            .collect();
+        assert_eq!(keys, [0, 10, 20]);
+        let seek = Command::new("ffmpeg")
+            .args(["-v", "error", "-ss", "0.34", "-i"])
+            .arg(&output)
+            .args([
+                "-frames:v",
+                "1",
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "gray",
+                "pipe:1",
+            ])
+            .output()
+            .unwrap();
+        // 0.34 s is behind frame 10 at 0.333: the next is 11, frame 18 of the recording.
+        assert_eq!(barcode(&seek.stdout, 672, (64, 0), 16), 18 + 5);
+    }
+}
+
+#[test]
+fn start_and_end_frame_are_exact_and_the_end_is_included() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("a.mp4");
+    for name in ["h265_svga.svo2", "h264_svga.svo2"] {
+        let input = fixture(name);
+        let run = convert(
+            &input,
+            &output,
+            &[
+                "--start-frame",
+                "5",
+                "--end-frame",
+                "14",
+                "--view",
+                "right-raw",
+            ],
+        );
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(run.stdout.contains(": 10 frames"), "{}", run.stdout);
+        if has_ffmpeg() {
+            let pictures = luma(&output, 960, 600);
+            let shown: Vec<_> = pictures
+                .iter()
+                .map(|p| barcode(p, 960, (64, 0), 16))
+                .collect();
+            assert_eq!(shown, (5..15).collect::<Vec<_>>());
+        }
+        let run = convert(
+            &input,
+            &output,
+            &[
+                "--start-frame",
+                "20",
+                "--end-frame",
+                "99",
+                "--view",
+                "left-raw",
+            ],
+        );
+        assert_eq!(run.code, Some(0));
+        assert!(run.stdout.contains(": 4 frames"), "{}", run.stdout);
+        assert!(
+            run.stderr
+                .contains("--end-frame 99 is past the end; taken as 23"),
+            "{}",
+            run.stderr
+        );
+        for bad in [
+            ["--start-frame", "24", "--end-frame", "30"],
+            ["--start-frame", "9", "--end-frame", "8"],
+        ] {
+            assert_eq!(convert(&input, &output, &bad).code, Some(2));
+        }
+    }
+}
+
+/// The rectified view is compared with a remap of the raw picture done here, pixel by pixel,
+/// with the golden map points of the fixture.
+#[test]
+fn the_left_view_is_rectified_where_a_calibration_is_found() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, rectified) = (dir.path().join("raw.mp4"), dir.path().join("rectified.mp4"));
+    let input = fixture("h265_svga.svo2");
+    let folder = fixture("calib");
+    let calibration = ["--calibration", folder.to_str().unwrap()];
+    assert_eq!(
+        convert(&input, &raw, &["--view", "left-raw", "--end-frame", "0"]).code,
+        Some(0)
+    );
+    let run = convert(
+        &input,
+        &rectified,
+        &[&calibration[..], &["--end-frame", "0"]].concat(),
+    );
+    assert_eq!(
+        (run.code, run.stderr.contains("warning")),
+        (Some(0), false),
+        "{}",
+        run.stderr
+    );
+    let (raw, rectified) = (&luma(&raw, 960, 600)[0], &luma(&rectified, 960, 600)[0]);
+    let golden = std::fs::read(fixture("calib/rectify_golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+    let mut compared = 0;
+    for point in golden["cases"][0]["map"].as_array().unwrap() {
+        let number = |key: &str| point[key].as_f64().unwrap();
+        let (u, v) = (number("u") as usize, number("v") as usize);
+        let (x, y) = (number("src_x"), number("src_y"));
+        let at = |x: f64, y: f64| f64::from(raw[y as usize * 960 + x as usize]);
+        if !(2.0..957.0).contains(&x) || !(2.0..597.0).contains(&y) {
+            continue;
+        }
+        let around = [
+            at(x, y),
+            at(x + 1.0, y),
+            at(x, y + 1.0),
+            at(x + 1.0, y + 1.0),
+        ];
+        let (low, high) = around
+            .iter()
+            .fold((255.0_f64, 0.0_f64), |(l, h), p| (l.min(*p), h.max(*p)));
+        let shown = f64::from(rectified[v * 960 + u]);
+        // Both were coded; on smooth ground they agree within the coding noise.
+        assert!(
+            shown >= low - 6.0 && shown <= high + 6.0,
+            "({u}, {v}): {shown} of {around:?}"
+        );
+        compared += 1;
+    }
+    assert!(compared > 15, "{compared} points");
+    let shifted = (0..960 * 600)
+        .filter(|at| raw[*at].abs_diff(rectified[*at]) > 20)
+        .count();
+    assert!(shifted > 1000, "the two views are the same");
+
+    let other = fixture("h265_mid_gop_start.svo2");
+    let output = dir.path().join("a.mp4");
+    let run = convert(&other, &output, &["--end-frame", "0"]);
+    assert_eq!(run.code, Some(0));
+    assert!(
+        run.stderr.contains("SN40735598.conf") && run.stderr.contains("not rectified"),
+        "{}",
+        run.stderr
+    );
+    let run = convert(&other, &output, &["--view", "left-rectified"]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+}
+
+#[test]
+fn a_cut_recording_is_recovered_and_said_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(fixture("h264_svga.svo2")).unwrap();
+    let mut last = 0;
+    for percent in [10, 50, 90] {
+        let input = dir.path().join("cut.svo2");
+        std::fs::write(&input, &bytes[..bytes.len() * percent / 100]).unwrap();
+        let output = dir.path().join("cut.mp4");
+        let run = convert(&input, &output, &["--view", "left-raw"]);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("recording was not closed; recovered"),
+            "{}",
+            run.stderr
+        );
+        if has_ffmpeg() {
+            let frames = luma(&output, 960, 600).len();
+            assert!(
+                frames > last && frames < 24,
+                "{frames} frames of {percent} %"
+            );
+            last = frames;
+        }
+    }
+}
+
+#[test]
+fn damage_in_the_middle_costs_frames_up_to_the_next_key_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    // Small chunks, so that the checksum of one says which frames are bad.
+    let frames = payloads("h264_svga.svo2");
+    let options = SvoOptions {
+        chunk_size: 1,
+        ..SvoOptions::default()
+    };
+    let listed = frames.iter().enumerate().map(|(n, payload)| {
+        (
+            1_773_806_381_000_000_000 + n as u64 * 33_333_333,
+            &payload[..],
+            n % 12 == 0,
+        )
+    });
+    let mut bytes = write_svo(&options, listed);
+    let at = memchr::memmem::find(&bytes, &frames[5]).unwrap() + frames[5].len() / 2;
+    bytes[at] ^= 0x10;
+    let input = dir.path().join("bad.svo2");
+    std::fs::write(&input, &bytes).unwrap();
+    let output = dir.path().join("bad.mp4");
+    let run = convert(&input, &output, &["--view", "left-raw"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    // Frames 5 to 11 are gone; 12 is the next key frame.
+    assert!(
+        run.stderr.contains("7 frames could not be read or decoded"),
+        "{}",
+        run.stderr
+    );
+    if has_ffmpeg() {
+        let pictures = luma(&output, 960, 600);
+        let shown: Vec<_> = pictures
+            .iter()
+            .map(|p| barcode(p, 960, (64, 0), 16))
+            .collect();
+        assert_eq!(shown, (0..5).chain(12..24).collect::<Vec<_>>());
+    }
+}
+
+/// The payloads of a fixture, found by their own lengths and not by the reader under test.
+fn payloads(name: &str) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(fixture(name)).unwrap();
+    let stream = mcap::MessageStream::new(&bytes).unwrap();
+    stream
+        .map(Result::unwrap)
+        .filter(|message| message.channel.topic.ends_with("/side_by_side"))
+        .map(|message| {
+            let n = u32::from_le_bytes(message.data[4..8].try_into().unwrap()) as usize;
+            message.data[8..8 + n].to_vec()
+        })
+        .collect()
+}
+
+#[test]
+fn bad_input_has_a_clear_error_its_code_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.mp4");
+    let input = dir.path().join("in.svo2");
+    let fails = |bytes: &[u8], code: i32, text: &str| {
+        std::fs::write(&input, bytes).unwrap();
+        let run = convert(&input, &output, &[]);
+        assert_eq!(run.code, Some(code), "{}", run.stderr);
+        assert!(run.stderr.contains(text), "{}", run.stderr);
+        assert!(run.stderr.contains("in.svo2"), "{}", run.stderr);
+        assert_eq!(names(dir.path()), ["in.svo2"]);
+    };
+    fails(
+        b"GIF89a",
+        1,
+        "not a ZED recording (first bytes: 47 49 46 38 39 61)",
+    );
+    let one = std::fs::read(fixture("svo1_head.svo")).unwrap();
+    fails(
+        &one,
+        1,
+        "SVO version 1 recordings can only be read with the ZED SDK",
+    );
+    let secret = write_svo(
+        &SvoOptions::default(),
+        [(1 << 60, &b"\xDE\xAD\xBE\xEF secret"[..], true)],
+    );
+    fails(
+        &secret,
+        1,
+        "unsupported or encrypted frame data (first bytes: de ad be ef",
+    );
+    fails(
+        &write_svo(&SvoOptions::default(), []),
+        1,
+        "holds no frame that can be read",
+    );
+    let sps_only = [0, 0, 0, 1, 0x67, 0x64, 0, 0x1F];
+    let nothing = write_svo(&SvoOptions::default(), [(1 << 60, &sps_only[..], true)]);
+    fails(&nothing, 1, "none of the frames could be decoded");
+
+    let missing = convert(&dir.path().join("absent.svo2"), &output, &[]);
+    assert_eq!(missing.code, Some(1), "{}", missing.stderr);
+    let nowhere = convert(
+        &fixture("h264_svga.svo2"),
+        Path::new("/nonexistent/out.mp4"),
+        &[],
+    );
+    assert_eq!(nowhere.code, Some(1), "{}", nowhere.stderr);
+    assert_eq!(
+        run(single().args(["--input", "a", "--codec", "av1"])).code,
+        Some(2)
+    );
+    let itself = convert(&fixture("h264_svga.svo2"), &fixture("h264_svga.svo2"), &[]);
+    assert_eq!(itself.code, Some(2), "{}", itself.stderr);
+}
+
+#[test]
+fn an_encoder_that_is_not_there_is_exit_code_5() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.mp4");
+    let run = run(single()
+        .arg("--input")
+        .arg(fixture("h264_svga.svo2"))
+        .arg("--output")
+        .arg(&output)
+        .args(["--codec", "h264", "--encoder-device", "nvidia"])
+        .env("CUDA_VISIBLE_DEVICES", ""));
+    assert_eq!(run.code, Some(5), "{}", run.stderr);
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.mp4");
+    // A limit on the size of files, with its signal ignored, makes writes fail as a full disk does.
+    let script = "trap '' XFSZ; ulimit -f 16; exec \"$@\"";
+    let run = run(Command::new("sh")
+        .args([
+            "-c",
+            script,
+            "sh",
+            env!("CARGO_BIN_EXE_zed_svo_to_mp4"),
+            "--input",
+        ])
+        .arg(fixture("h264_svga.svo2"))
+        .arg("--output")
+        .arg(&output)
+        .args([
+            "--codec",
+            "h264",
+            "--encoder-device",
+            "software",
+            "--quality",
+            "1",
+            "--view",
+            "left-raw",
+        ]));
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("out.mp4: "), "{}", run.stderr);
+    assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
+}
+
+/// A recording that takes a while: the pictures of a fixture, over and over.
+fn long_recording(path: &Path) {
+    let frames = payloads("h264_svga.svo2");
+    let listed = (0..2400).map(|n: usize| {
+        let time = 1_773_806_381_000_000_000 + n as u64 * 33_333_333;
+        (time, &frames[n % 24][..], n % 12 == 0)
+    });
+    std::fs::write(path, write_svo(&SvoOptions::default(), listed)).unwrap();
+}
+
+#[test]
+fn ctrl_c_leaves_a_playable_partial_file_and_a_second_tool_is_refused_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("long.svo2");
+    long_recording(&input);
+    let output = dir.path().join("long.mp4");
+    let mut child = single()
+        .arg("--input")
+        .arg(&input)
+        .args([
+            "--codec",
+            "h264",
+            "--encoder-device",
+            "software",
+            "--progress",
+            "always",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The bar moves when pictures have been written.
+    let mut bar = BufReader::new(child.stderr.take().unwrap());
+    let mut shown = Vec::new();
+    loop {
+        let mut piece = Vec::new();
+        bar.read_until(b'\r', &mut piece).unwrap();
+        assert!(
+            !piece.is_empty(),
+            "it ended early: {}",
+            String::from_utf8_lossy(&shown)
+        );
+        shown.extend(&piece);
+        let text = String::from_utf8_lossy(&piece).into_owned();
+        let done = text
+            .split("| ")
+            .nth(1)
+            .and_then(|rest| rest.split('/').next()?.parse().ok());
+        if done.is_some_and(|frames: u32| frames > 20) {
+            break;
+        }
+    }
+    let second = convert(&fixture("h264_svga.svo2"), &output, &[]);
+    assert_eq!(second.code, Some(1), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("another process is writing it"),
+        "{}",
+        second.stderr
+    );
+
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let mut rest = String::new();
+    bar.read_to_string(&mut rest).unwrap();
+    let output: Run = child.wait_with_output().unwrap().into();
+    assert_eq!(output.code, Some(130), "{rest}");
+    assert_eq!(names(dir.path()), ["long.partial.mp4", "long.svo2"]);
+    let text = String::from_utf8_lossy(&shown);
+    assert!(
+        text.contains("long.svo2:   ") && text.contains("frame/s]"),
+        "{text}"
+    );
+    if has_ffmpeg() {
+        let frames = probe(&dir.path().join("long.partial.mp4"), "frame=pts").len();
+        assert!(frames > 20 && frames < 2400, "{frames}");
+        assert!(
+            output
+                .stdout
+                .contains(&format!("long.partial.mp4: {frames} frames")),
+            "{}",
+            output.stdout
+        );
+    }
+}
