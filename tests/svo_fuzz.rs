@@ -48,7 +48,12 @@ impl Noise {
 }
 
 fn data(name: &str) -> Vec<u8> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/svo2").join(name)).unwrap()
+    std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data/svo2")
+            .join(name),
+    )
+    .unwrap()
 }
 
 #[test]

@@ -21,7 +21,11 @@ fn sdk(more: &[&str]) -> Option<tempfile::TempDir> {
         .output();
     match built {
         Ok(output) => {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             Some(dir)
         }
         Err(error) => {
@@ -38,7 +42,14 @@ fn with_sdk(sdk: &Path, input: &Path, output: &Path, more: &[&str]) -> Run {
         .arg(input)
         .arg("--output")
         .arg(output)
-        .args(["--codec", "h264", "--encoder-device", "software", "--quality", "10"])
+        .args([
+            "--codec",
+            "h264",
+            "--encoder-device",
+            "software",
+            "--quality",
+            "10",
+        ])
         .args(more))
 }
 
@@ -49,15 +60,31 @@ fn a_recording_of_version_1_is_read_through_either_generation_of_the_sdk() {
         let Some(sdk) = sdk(flags) else { return };
         let dir = tempfile::tempdir().unwrap();
         let output = dir.path().join("a.mp4");
-        let run = with_sdk(sdk.path(), &fixture("svo1_head.svo"), &output, &["--start-frame", "2"]);
+        let run = with_sdk(
+            sdk.path(),
+            &fixture("svo1_head.svo"),
+            &output,
+            &["--start-frame", "2"],
+        );
         assert_eq!(run.code, Some(0), "{}", run.stderr);
-        assert!(run.stdout.contains(": 10 frames, 672 x 376"), "{}", run.stdout);
+        assert!(
+            run.stdout.contains(": 10 frames, 672 x 376"),
+            "{}",
+            run.stdout
+        );
         if has_ffmpeg() {
             let pictures = luma(&output, 672, 376);
-            let shown: Vec<_> = pictures.iter().map(|p| barcode(p, 672, (64, 0), 16)).collect();
+            let shown: Vec<_> = pictures
+                .iter()
+                .map(|p| barcode(p, 672, (64, 0), 16))
+                .collect();
             assert_eq!(shown, (2..12).collect::<Vec<_>>());
             // Pure red is luma 63 in BT.709 limited range.
-            assert!(pictures[0][200 * 672 + 300].abs_diff(63) < 4, "{}", pictures[0][200 * 672 + 300]);
+            assert!(
+                pictures[0][200 * 672 + 300].abs_diff(63) < 4,
+                "{}",
+                pictures[0][200 * 672 + 300]
+            );
             let times: Vec<String> = (0..10).map(|n| (n * 3600).to_string()).collect();
             assert_eq!(probe(&output, "packet=pts"), times);
         }
@@ -70,15 +97,30 @@ fn the_backend_can_be_asked_for_and_gives_single_eyes_only() {
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("a.mp4");
     let input = fixture("h264_svga.svo2");
-    let run = with_sdk(sdk.path(), &input, &output, &["--backend", "sdk", "--view", "right", "--end-frame", "0"]);
+    let run = with_sdk(
+        sdk.path(),
+        &input,
+        &output,
+        &["--backend", "sdk", "--view", "right", "--end-frame", "0"],
+    );
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     if has_ffmpeg() {
         assert_eq!(barcode(&luma(&output, 672, 376)[0], 672, (64, 0), 16), 100);
     }
-    let raw = with_sdk(sdk.path(), &input, &output, &["--backend", "sdk", "--view", "left-raw"]);
+    let raw = with_sdk(
+        sdk.path(),
+        &input,
+        &output,
+        &["--backend", "sdk", "--view", "left-raw"],
+    );
     assert_eq!(raw.code, Some(2), "{}", raw.stderr);
     // Left to itself it reads version 2 on its own.
-    let own = with_sdk(sdk.path(), &input, &output, &["--view", "left-raw", "--end-frame", "0"]);
+    let own = with_sdk(
+        sdk.path(),
+        &input,
+        &output,
+        &["--view", "left-raw", "--end-frame", "0"],
+    );
     assert!(own.stdout.contains("960 x 600"), "{}", own.stdout);
 }
 
@@ -86,7 +128,10 @@ fn the_backend_can_be_asked_for_and_gives_single_eyes_only() {
 fn what_the_sdk_refuses_is_said_in_words() {
     let Some(sdk) = sdk(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("broken.svo", "not a recording that it can read"), ("nogpu.svo", "no NVIDIA GPU")] {
+    for (name, text) in [
+        ("broken.svo", "not a recording that it can read"),
+        ("nogpu.svo", "no NVIDIA GPU"),
+    ] {
         let input = dir.path().join(name);
         std::fs::copy(fixture("svo1_head.svo"), &input).unwrap();
         let output = dir.path().join("a.mp4");
@@ -95,16 +140,28 @@ fn what_the_sdk_refuses_is_said_in_words() {
         assert!(run.stderr.contains(text), "{}", run.stderr);
         assert!(!output.exists());
     }
-    let absent = with_sdk(Path::new("/nonexistent"), &fixture("svo1_head.svo"), &dir.path().join("a.mp4"), &[]);
+    let absent = with_sdk(
+        Path::new("/nonexistent"),
+        &fixture("svo1_head.svo"),
+        &dir.path().join("a.mp4"),
+        &[],
+    );
     assert_eq!(absent.code, Some(1));
     assert!(absent.stderr.contains("can only be read with the ZED SDK (libsl_zed_c.so was not found). Install the SDK and use --backend sdk."), "{}", absent.stderr);
 }
 
 #[test]
 fn a_library_without_a_function_is_refused_with_its_name() {
-    let Some(sdk) = sdk(&["-Dsl_grab=sl_grab_renamed"]) else { return };
+    let Some(sdk) = sdk(&["-Dsl_grab=sl_grab_renamed"]) else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
-    let run = with_sdk(sdk.path(), &fixture("svo1_head.svo"), &dir.path().join("a.mp4"), &[]);
+    let run = with_sdk(
+        sdk.path(),
+        &fixture("svo1_head.svo"),
+        &dir.path().join("a.mp4"),
+        &[],
+    );
     assert_eq!(run.code, Some(1));
     assert!(run.stderr.contains("it has no sl_grab"), "{}", run.stderr);
 }

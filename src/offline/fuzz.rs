@@ -14,11 +14,15 @@ use super::svo::{FrameMessage, FrameReader, Recording, strip_ranges};
 ///
 /// If the index contradicts itself.
 pub fn recording(bytes: &[u8]) {
-    let Ok(file) = tempfile::NamedTempFile::new() else { return };
+    let Ok(file) = tempfile::NamedTempFile::new() else {
+        return;
+    };
     if std::fs::write(file.path(), bytes).is_err() {
         return;
     }
-    let Ok(recording) = Recording::open(file.path()) else { return };
+    let Ok(recording) = Recording::open(file.path()) else {
+        return;
+    };
     assert!(!recording.frames().is_empty());
     assert!((1..=1000).contains(&recording.fps()));
     let mut reader = FrameReader::new(&recording);

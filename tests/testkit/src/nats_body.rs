@@ -27,7 +27,11 @@ pub fn packet(
     bytes[30] = 2; // accurate
     put(&mut bytes, 32, &3_u16.to_le_bytes()); // new, tracked
     bytes[34] = 1; // camera
-    put(&mut bytes, 36, &(u32::from(count) * RECORD as u32).to_le_bytes());
+    put(
+        &mut bytes,
+        36,
+        &(u32::from(count) * RECORD as u32).to_le_bytes(),
+    );
     put(&mut bytes, 40, &label.as_bytes()[..label.len().min(24)]);
     for body in 0..count {
         let at = HEADER + usize::from(body) * RECORD;
@@ -59,7 +63,11 @@ fn record(bytes: &mut [u8], body: u16, frame_id: u32, width: u16, height: u16) {
     );
     for (n, point) in points.iter().enumerate() {
         put_floats(bytes, 200 + n * 8, point);
-        put_floats(bytes, 504 + n * 12, &[point[0] / 100.0, point[1] / 100.0, 2.0]);
+        put_floats(
+            bytes,
+            504 + n * 12,
+            &[point[0] / 100.0, point[1] / 100.0, 2.0],
+        );
         put_floats(bytes, 960 + n * 4, &[100.0 - n as f32]);
     }
     put(bytes, 3244, &(KEYPOINTS as u16).to_le_bytes());
@@ -74,21 +82,21 @@ pub fn figure(frame_id: u32, body: u16, width: u16, height: u16) -> [[f32; 2]; K
     let swing = (f64::from(frame_id) * 0.3).sin() as f32 * 0.08 * h;
     let at = |dx: f32, y: f32| [x + dx, y * h];
     [
-        at(0.0, 0.15),              // nose
-        at(0.0, 0.25),              // neck
-        at(-0.05 * h, 0.26),        // shoulder, elbow, wrist
+        at(0.0, 0.15),       // nose
+        at(0.0, 0.25),       // neck
+        at(-0.05 * h, 0.26), // shoulder, elbow, wrist
         at(-0.06 * h + swing, 0.38),
         at(-0.06 * h + swing, 0.48),
         at(0.05 * h, 0.26),
         at(0.06 * h - swing, 0.38),
         at(0.06 * h - swing, 0.48),
-        at(-0.03 * h, 0.52),        // hip, knee, ankle
+        at(-0.03 * h, 0.52), // hip, knee, ankle
         at(-0.03 * h - swing, 0.70),
         at(-0.03 * h - swing, 0.88),
         at(0.03 * h, 0.52),
         at(0.03 * h + swing, 0.70),
         at(0.03 * h + swing, 0.88),
-        at(-0.01 * h, 0.13),        // eyes, ears
+        at(-0.01 * h, 0.13), // eyes, ears
         at(0.01 * h, 0.13),
         at(-0.02 * h, 0.14),
         at(0.02 * h, 0.14),

@@ -242,10 +242,7 @@ impl Server {
             "recorder_svo_capabilities" => Vec::new(),
             _ => {
                 let words = "SVO recording is not supported by the active producer";
-                Writer::default()
-                    .number(1, UNSUPPORTED)
-                    .text(10, words)
-                    .0
+                Writer::default().number(1, UNSUPPORTED).text(10, words).0
             }
         }
     }
@@ -282,12 +279,7 @@ impl Server {
         list.text(5, paths.first().map_or("", String::as_str)).0
     }
 
-    fn camera(
-        &self,
-        name: &str,
-        data: &[u8],
-        refuse: impl Fn(u64, &str) -> Vec<u8>,
-    ) -> Vec<u8> {
+    fn camera(&self, name: &str, data: &[u8], refuse: impl Fn(u64, &str) -> Vec<u8>) -> Vec<u8> {
         let all = fields(data).unwrap_or_default();
         let setting = number_of(&all, 1);
         if setting == 0 {
