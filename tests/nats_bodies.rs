@@ -104,7 +104,11 @@ fn every_packet_is_a_line_with_the_picture_it_went_with() {
     let all = lines(&path);
     let report = stage.report();
     let (counted, counters) = (&report["control"]["bodies"], &report["control"]["counters"]);
-    assert_eq!(all.len() as u64, counters["bodies"].as_u64().unwrap(), "{report:#}");
+    assert_eq!(
+        all.len() as u64,
+        counters["bodies"].as_u64().unwrap(),
+        "{report:#}"
+    );
     assert_eq!(counted["lines_written"], all.len());
     assert!(all.len() >= 20);
     for line in &all {
@@ -154,10 +158,15 @@ fn body_outputs_that_make_no_sense_are_refused() {
         ("--run-mode ingest --body-output sei", "--run-mode"),
     ] {
         let output = common::finish(
-            common::streamer().args(base.split(' ')).args(arguments.split(' ')),
+            common::streamer()
+                .args(base.split(' '))
+                .args(arguments.split(' ')),
         );
         let text = expect_exit(&output, 2);
-        assert!(text.contains("--body-output") && text.contains(words), "{text}");
+        assert!(
+            text.contains("--body-output") && text.contains(words),
+            "{text}"
+        );
     }
     let output = common::finish(
         common::streamer()

@@ -65,8 +65,14 @@ fn every_way_of_no_answer_has_its_code_and_words() {
         while messages.try_recv().is_ok() {}
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let asked = messages.recv_timeout(Duration::from_secs(60)).expect("asked");
-                nats.publish(asked.reply.as_deref().expect("a reply subject"), None, bytes);
+                let asked = messages
+                    .recv_timeout(Duration::from_secs(60))
+                    .expect("asked");
+                nats.publish(
+                    asked.reply.as_deref().expect("a reply subject"),
+                    None,
+                    bytes,
+                );
             });
             let reply = ctl(&server, &stage, &format!("{what} --timeout-ms 30000"), exit);
             match error {
@@ -84,7 +90,10 @@ fn every_way_of_no_answer_has_its_code_and_words() {
     ] {
         expect_exit(&command(&server, arguments), 2);
     }
-    let text = expect_exit(&finish(streamer().args(["discover", "--nats-url", "http://u:pw@x"])), 2);
+    let text = expect_exit(
+        &finish(streamer().args(["discover", "--nats-url", "http://u:pw@x"])),
+        2,
+    );
     assert!(!text.contains("pw"), "{text}");
 }
 
@@ -107,11 +116,17 @@ fn a_producer_is_found_described_and_controlled() {
     let info = ctl(&server, &stage, "info", 0);
     assert_eq!(info["kind"], "finite");
     assert_eq!(info["timestamp_domain"], "media-time");
-    assert_eq!(info["flags"], json!(["auto-loop", "has-body", "loop-emits-reset"]));
+    assert_eq!(
+        info["flags"],
+        json!(["auto-loop", "has-body", "loop-emits-reset"])
+    );
     assert_eq!(info["duration_ns"], 2_000_000_000_u64);
     // The only one that is there needs no name.
     let text = expect_exit(&command(&server, &["ctl", "info"]), 0);
-    assert!(text.contains("a finite source, stamped with media time, 2.000 s"), "{text}");
+    assert!(
+        text.contains("a finite source, stamped with media time, 2.000 s"),
+        "{text}"
+    );
 
     assert_eq!(ctl(&server, &stage, "reset", 0), json!({"ok": true}));
     assert_eq!(ctl(&server, &stage, "playlist", 0)["has_playlist"], false);
@@ -145,10 +160,16 @@ fn several_producers_are_listed_with_how_to_choose() {
         let all: Value = serde_json::from_slice(&output.stdout).ok()?;
         (all.as_array()?.len() == 2).then_some(())
     });
-    let output = command(&server, &["--input-uri", "discover:", "--run-mode", "ingest"]);
+    let output = command(
+        &server,
+        &["--input-uri", "discover:", "--run-mode", "ingest"],
+    );
     let text = expect_exit(&output, 2);
     for stage in [&one, &two] {
-        assert!(text.contains(&format!("--shm-name {}", stage.key())), "{text}");
+        assert!(
+            text.contains(&format!("--shm-name {}", stage.key())),
+            "{text}"
+        );
     }
     let text = expect_exit(&command(&server, &["ctl", "reset"]), 2);
     assert!(text.contains("--shm-name"), "{text}");
@@ -159,7 +180,10 @@ fn discover_attaches_to_the_one_producer_even_if_it_comes_late() {
     let (stage, mut server) = (Stage::new(), Server::absent());
     let run = nats_support::Guard::spawn(
         streamer()
-            .args("--input-uri discover: --run-mode ingest --ingest-max-frames 5 --nats-url".split(' '))
+            .args(
+                "--input-uri discover: --run-mode ingest --ingest-max-frames 5 --nats-url"
+                    .split(' '),
+            )
             .arg(server.url())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped()),
@@ -170,7 +194,14 @@ fn discover_attaches_to_the_one_producer_even_if_it_comes_late() {
     assert!(text.contains(&stage.key()), "{text}");
     let idle = command(
         &Server::absent(),
-        &["--input-uri", "discover:", "--run-mode", "ingest", "--ingest-idle-timeout-ms", "300"],
+        &[
+            "--input-uri",
+            "discover:",
+            "--run-mode",
+            "ingest",
+            "--ingest-idle-timeout-ms",
+            "300",
+        ],
     );
     expect_exit(&idle, 124);
 }
@@ -229,10 +260,16 @@ fn a_running_streamer_serves_stats_key_frames_and_bit_rates() {
     let stats = read(&ask(&format!("$SRV.STATS.cvmmap_streamer.{id}"), b""));
     assert!(stats["endpoints"][2]["num_requests"].as_u64() >= Some(2));
     assert_eq!(stats["endpoints"][2]["num_errors"], 1);
-    let own = info["metadata"]["instance_subject_prefix"].as_str().unwrap();
+    let own = info["metadata"]["instance_subject_prefix"]
+        .as_str()
+        .unwrap();
     let refused = ask(&format!("{own}.bitrate"), b"nonsense");
-    assert!(refused.headers.contains("Nats-Service-Error-Code: 400")
-        || refused.headers.contains("Nats-Service-Error-Code:400"), "{}", refused.headers);
+    assert!(
+        refused.headers.contains("Nats-Service-Error-Code: 400")
+            || refused.headers.contains("Nats-Service-Error-Code:400"),
+        "{}",
+        refused.headers
+    );
     assert_eq!(read(&refused)["code"], 400);
     let by_id = ctl(&server, &stage, &format!("keyframe --streamer {id}"), 0);
     assert_eq!(by_id["ok"], true);
@@ -240,5 +277,8 @@ fn a_running_streamer_serves_stats_key_frames_and_bit_rates() {
     expect_exit(&run.interrupt(), 0);
     let report = stage.report();
     assert_eq!(report["control"]["source"]["kind"], "live");
-    assert_eq!(report["control"]["source"]["timestamp_domain"], "unix-epoch");
+    assert_eq!(
+        report["control"]["source"]["timestamp_domain"],
+        "unix-epoch"
+    );
 }

@@ -34,7 +34,8 @@ fn dummy(scene: &Scene, server: &Server, frames: u32) -> Guard {
 
 /// How often the streamer says what it says about a missing server.
 fn warnings(text: &str) -> usize {
-    text.matches("the server is tried again every second").count()
+    text.matches("the server is tried again every second")
+        .count()
 }
 
 #[test]
@@ -166,27 +167,40 @@ fn a_flood_of_events_and_bodies_costs_no_frame_and_no_memory() {
     let text = expect_exit(&run.finish(), 0);
     let report = nats_support::json(&scene.path("report.json"));
     let counters = &report["control"]["counters"];
-    println!(
-        "{rate:.0} of each per second; resident {before} KiB, at most {most} KiB; {counters}"
-    );
+    println!("{rate:.0} of each per second; resident {before} KiB, at most {most} KiB; {counters}");
     assert!(rate > 0.8 * PER_SECOND as f64, "{rate:.0} per second");
     assert_eq!(report["frames"], 100, "{text}\n{report:#}");
     assert_eq!(report["encode"]["access_units"], 100);
     assert!(most - before < 16 * 1024, "{before} KiB grew to {most} KiB");
     let count = |name: &str| counters[name].as_u64().expect(name);
-    let heard = ["online", "offline", "stream_resets", "bad_status", "unknown_status"]
-        .map(count)
-        .iter()
-        .sum::<u64>();
+    let heard = [
+        "online",
+        "offline",
+        "stream_resets",
+        "bad_status",
+        "unknown_status",
+    ]
+    .map(count)
+    .iter()
+    .sum::<u64>();
     let all = u64::from(rounds) * events.len() as u64;
-    assert!(count("bad_bodies") > 0 && count("bodies") == 0, "{counters}");
-    assert!(count("bad_status") > 0 && count("unknown_status") > 0, "{counters}");
+    assert!(
+        count("bad_bodies") > 0 && count("bodies") == 0,
+        "{counters}"
+    );
+    assert!(
+        count("bad_status") > 0 && count("unknown_status") > 0,
+        "{counters}"
+    );
     assert!(
         heard + count("bad_bodies") + count("dropped") <= 2 * all,
         "nothing is counted twice: {counters}"
     );
     assert!(heard > 0 && count("disconnects") == 0, "{counters}");
-    assert!(text.lines().count() < 400, "a flood is none of lines:\n{text}");
+    assert!(
+        text.lines().count() < 400,
+        "a flood is none of lines:\n{text}"
+    );
 }
 
 #[test]
@@ -195,7 +209,14 @@ fn a_token_is_used_and_never_shown() {
     server.start_with(&["--auth", "sesame"]);
     let url = format!("nats://sesame@127.0.0.1:{}", server.port);
     let ctl = |url: &str| {
-        common::finish(streamer().args(["ctl", "--input-uri", &stage.label, "--nats-url", url, "info"]))
+        common::finish(streamer().args([
+            "ctl",
+            "--input-uri",
+            &stage.label,
+            "--nats-url",
+            url,
+            "info",
+        ]))
     };
     // The server lets us in, and nobody serves the subject.
     let text = expect_exit(&ctl(&url), 4);
