@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::streamer::{
-    CodecArg, EncoderArg, InputModeArg, PacingArg, PresetArg, RtmpModeArg, RunModeArg, StreamerArgs,
+    CodecArg, EncoderArg, InputModeArg, NatsArgs, PacingArg, PresetArg, RtmpModeArg, RunModeArg,
+    StreamerArgs,
 };
+use crate::control::server::ServerConfig;
 use crate::encode::registry::EncoderChoice;
 use crate::encode::{Codec, FrameRate, Preset, RateControl};
 use crate::flv::packaging::{Packaging, PackagingError, RtmpMode};
@@ -19,7 +21,9 @@ use crate::source::target::{Target, nats_key_of};
 #[derive(Debug, Clone)]
 pub struct StreamerConfig {
     pub input: Input,
-    pub nats_url: Option<String>,
+    /// `None`: NATS is not used.
+    pub nats: Option<ServerConfig>,
+    pub body_output: BodyOutput,
     /// Snapshots that may wait for the encoder.
     pub queue_size: usize,
     pub max_frames: Option<u64>,
@@ -30,9 +34,23 @@ pub struct StreamerConfig {
     pub status_line: bool,
 }
 
+/// What becomes of the bodies that a producer tracks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum BodyOutput {
+    /// Counted and dropped.
+    #[default]
+    None,
+    /// A record in the access unit of their picture.
+    Sei,
+    /// A line of JSON each.
+    Jsonl(PathBuf),
+}
+
 /// Where frames come from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
+    /// The one producer that discovery finds; `main` replaces it before a run.
+    Discover,
     Cvmmap(Names),
     Dummy(Names, Dummy),
     Annexb {
@@ -40,6 +58,16 @@ pub enum Input {
         /// `None`: as fast as it goes.
         pace: Option<FrameRate>,
     },
+}
+
+impl Input {
+    /// The producer's names, if there is one.
+    pub fn names(&self) -> Option<&Names> {
+        match self {
+            Self::Cvmmap(names) | Self::Dummy(names, _) => Some(names),
+            Self::Discover | Self::Annexb { .. } => None,
+        }
+    }
 }
 
 /// The names under which a producer is found.
@@ -167,20 +195,7 @@ impl StreamerConfig {
         if !(1..=64).contains(&queue_size) {
             return Err(value("--queue-size", queue_size, "use 1 to 64 frames"));
         }
-        if args.input.no_nats && args.input.nats_url.is_some() {
-            return Err(ConfigError::Conflict {
-                flag: "--no-nats",
-                other: "--nats-url",
-                instead: "leave one of them out",
-            });
-        }
-        let nats_url = match &args.input.nats_url {
-            _ if args.input.no_nats => None,
-            Some(url) if url.is_empty() => {
-                return Err(value("--nats-url", "''", "give a server, or --no-nats"));
-            }
-            url => Some(url.clone().unwrap_or_else(|| NATS_URL.to_owned())),
-        };
+        let nats = nats(args, &input)?;
         if args.input.ingest_max_frames == Some(0) {
             return Err(value(
                 "--ingest-max-frames",
@@ -189,8 +204,9 @@ impl StreamerConfig {
             ));
         }
         Ok(Self {
+            body_output: body_output(args, &input, nats.is_some())?,
             input,
-            nats_url,
+            nats,
             queue_size: queue_size as usize,
             max_frames: args.input.ingest_max_frames,
             idle_timeout: match args.input.ingest_idle_timeout_ms {
@@ -206,6 +222,91 @@ impl StreamerConfig {
 
 /// The producer's default server (contract section 1).
 pub const NATS_URL: &str = "nats://localhost:4222";
+/// As `--input-uri`: the one producer that is there.
+const DISCOVER: &str = "discover:";
+
+fn nats(args: &StreamerArgs, input: &Input) -> Result<Option<ServerConfig>, ConfigError> {
+    let given = &args.nats;
+    if args.input.no_nats {
+        let other = [
+            ("--nats-url", given.nats_url.is_some()),
+            ("--nats-creds", given.nats_creds.is_some()),
+            ("--nats-ca", given.nats_ca.is_some()),
+            ("--input-uri discover:", *input == Input::Discover),
+        ];
+        return match other.iter().find(|(_, given)| *given) {
+            Some((other, _)) => Err(ConfigError::Conflict {
+                flag: "--no-nats",
+                other,
+                instead: "leave one of them out",
+            }),
+            None => Ok(None),
+        };
+    }
+    server(given).map(Some)
+}
+
+/// The server that the flags name.
+///
+/// # Errors
+///
+/// If the URL is none, or a file cannot be read.
+pub fn server(given: &NatsArgs) -> Result<ServerConfig, ConfigError> {
+    let url = given.nats_url.as_deref().unwrap_or(NATS_URL);
+    // The value is not repeated: it may hold a password.
+    let mut server = ServerConfig::parse(url)
+        .map_err(|error| value("--nats-url", "(not shown)", error.to_string()))?;
+    for (flag, path) in [
+        ("--nats-creds", &given.nats_creds),
+        ("--nats-ca", &given.nats_ca),
+    ] {
+        if let Some(path) = path
+            && let Err(error) = std::fs::File::open(path)
+        {
+            return Err(ConfigError::File {
+                flag,
+                path: path.display().to_string(),
+                reason: error.to_string(),
+            });
+        }
+    }
+    server.credentials = given.nats_creds.clone();
+    server.authorities = given.nats_ca.clone();
+    Ok(server)
+}
+
+fn body_output(args: &StreamerArgs, input: &Input, nats: bool) -> Result<BodyOutput, ConfigError> {
+    let output = match args.input.body_output.as_deref() {
+        None | Some("none") => return Ok(BodyOutput::None),
+        Some("sei") => BodyOutput::Sei,
+        Some(other) => match other.strip_prefix("jsonl:") {
+            Some(path) if !path.is_empty() => BodyOutput::Jsonl(path.into()),
+            _ => {
+                return Err(value("--body-output", other, "use none, sei or jsonl:PATH"));
+            }
+        },
+    };
+    let conflict = |other, instead| {
+        Err(ConfigError::Conflict {
+            flag: "--body-output",
+            other,
+            instead,
+        })
+    };
+    if !nats {
+        return conflict("--no-nats", "bodies come over NATS: leave one of them out");
+    }
+    if matches!(input, Input::Annexb { .. }) {
+        return conflict("--input-mode annexb", "a file has no bodies: leave it out");
+    }
+    if args.run_mode == Some(RunModeArg::Ingest) {
+        return conflict(
+            "--run-mode ingest",
+            "bodies are paired with encoded pictures: use --run-mode pipeline",
+        );
+    }
+    Ok(output)
+}
 
 fn input(args: &StreamerArgs, stream: Option<&StreamConfig>) -> Result<Input, ConfigError> {
     let mode = args.input.input_mode.unwrap_or(InputModeArg::Cvmmap);
@@ -241,6 +342,21 @@ fn input(args: &StreamerArgs, stream: Option<&StreamConfig>) -> Result<Input, Co
             instead: "add --input-mode annexb to replay a file",
         });
     }
+    if args.input.input_uri.as_deref() == Some(DISCOVER) {
+        if mode == InputModeArg::Dummy {
+            return Err(ConfigError::Conflict {
+                flag: "--input-uri discover:",
+                other: "--input-mode dummy",
+                instead: "a producer of one's own has a name: give it",
+            });
+        }
+        refuse_names(
+            args,
+            "--input-uri discover:",
+            "discovery finds both: leave it out",
+        )?;
+        return Ok(Input::Discover);
+    }
     let names = names(args)?;
     if mode == InputModeArg::Dummy {
         return Ok(Input::Dummy(names, dummy(args)?));
@@ -251,18 +367,11 @@ fn input(args: &StreamerArgs, stream: Option<&StreamConfig>) -> Result<Input, Co
 fn names(args: &StreamerArgs) -> Result<Names, ConfigError> {
     let input = &args.input;
     if let Some(uri) = &input.input_uri {
-        for (flag, given) in [
-            ("--shm-name", input.shm_name.is_some()),
-            ("--zmq-endpoint", input.zmq_endpoint.is_some()),
-        ] {
-            if given {
-                return Err(ConfigError::Conflict {
-                    flag,
-                    other: "--input-uri",
-                    instead: "the URI names both: leave the other out",
-                });
-            }
-        }
+        refuse_names(
+            args,
+            "--input-uri",
+            "the URI names both: leave the other out",
+        )?;
         let target =
             Target::parse(uri).map_err(|error| value("--input-uri", uri, error.to_string()))?;
         return Ok(Names {
@@ -308,6 +417,25 @@ fn names(args: &StreamerArgs) -> Result<Names, ConfigError> {
         label: None,
         nats_key: nats_key_of(shm_name),
     })
+}
+
+fn refuse_names(
+    args: &StreamerArgs,
+    other: &'static str,
+    instead: &'static str,
+) -> Result<(), ConfigError> {
+    let given = [
+        ("--shm-name", args.input.shm_name.is_some()),
+        ("--zmq-endpoint", args.input.zmq_endpoint.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(ConfigError::Conflict {
+            flag,
+            other,
+            instead,
+        }),
+        None => Ok(()),
+    }
 }
 
 fn dummy(args: &StreamerArgs) -> Result<Dummy, ConfigError> {

@@ -11,6 +11,8 @@ pub enum Exit {
     Unparsable = 1,
     /// Any other wrong argument, missing required flags included.
     Invalid = 2,
+    /// Nobody is there who could answer.
+    NothingFound = 4,
     /// The pipeline could not start, or lost what it cannot do without.
     Pipeline = 5,
     /// A peer broke its protocol.
@@ -31,15 +33,18 @@ pub const TABLE: &[(u8, &str)] = &[
         "any other wrong argument or configuration, missing required flags included",
     ),
     (3, "RTP payload type mismatch (RTP tester)"),
-    (4, "packet or frame threshold not met (testers)"),
+    (
+        4,
+        "packet or frame threshold not met (testers); nobody there (discover, ctl)",
+    ),
     (
         5,
-        "pipeline could not start, or its encoder or last sink was lost",
+        "pipeline could not start, or its encoder or last sink was lost; no NATS server (discover, ctl)",
     ),
     (6, "RTMP mode mismatch (RTMP tester)"),
     (
         7,
-        "protocol validation error (testers; a peer that breaks RTMP)",
+        "protocol validation error (testers; a peer that breaks RTMP; a refused or malformed answer: ctl)",
     ),
     (124, "timeout: nothing came in time"),
 ];

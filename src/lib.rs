@@ -39,5 +39,6 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 
+pub mod gpu_info;
 pub mod time;
 pub mod trace;

@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use cvmmap_streamer::cli::streamer::{Command, ShellArg, StreamerArgs};
-use cvmmap_streamer::config::StreamerConfig;
+use cvmmap_streamer::config::{Input, StreamerConfig};
 use cvmmap_streamer::exit::Exit;
+use cvmmap_streamer::gpu_info::GpuInfo;
 use cvmmap_streamer::pipeline::status::LogWriter;
 use cvmmap_streamer::pipeline::stop::{StopReason, StopToken};
 use cvmmap_streamer::{cli, pipeline};
@@ -26,24 +27,46 @@ fn main() -> ExitCode {
     };
     log_to_stderr(args.report.verbose);
     match &args.command {
-        Some(command) => run_command(command),
+        Some(Command::Ctl(args)) => cli::control::ctl(args),
+        Some(Command::Discover(args)) => cli::control::discover(args),
+        Some(Command::Completions { shell }) => print_generated(match shell {
+            ShellArg::Bash => cli::generated::BASH,
+            ShellArg::Zsh => cli::generated::ZSH,
+            ShellArg::Fish => cli::generated::FISH,
+        }),
+        Some(Command::Man) => print_generated(cli::generated::MAN),
+        Some(Command::GpuInfo) => gpu_info(),
         None => stream(&args),
     }
     .into()
 }
 
 fn stream(args: &StreamerArgs) -> Exit {
-    let config = match StreamerConfig::from_args(args) {
+    let mut config = match StreamerConfig::from_args(args) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("error: {error}\n\nFor all flags, try '--help'.");
             return Exit::Invalid;
         }
     };
+    #[cfg(feature = "nvenc")]
+    match args.encoder.gpu.as_deref().map(str::parse).transpose() {
+        Ok(choice) => cvmmap_streamer::encode::nvenc::choose_gpu(choice.unwrap_or_default()),
+        Err(reason) => {
+            eprintln!("error: --gpu {reason}");
+            return Exit::Invalid;
+        }
+    }
     let stop = StopToken::new();
     if let Err(error) = stop_on_signals(stop.clone()) {
         eprintln!("error: signals cannot be handled: {error}");
         return Exit::Pipeline;
+    }
+    if config.input == Input::Discover {
+        match cli::control::the_one_producer(&config, &stop) {
+            Ok(names) => config.input = Input::Cvmmap(names),
+            Err(exit) => return exit,
+        }
     }
     let (report, result) = pipeline::run(&config, &stop);
     let mut exit = match &result {
@@ -87,15 +110,16 @@ fn stop_on_signals(stop: StopToken) -> std::io::Result<()> {
     Ok(())
 }
 
-fn run_command(command: &Command) -> Exit {
-    let text = match command {
-        Command::Completions { shell } => match shell {
-            ShellArg::Bash => cli::generated::BASH,
-            ShellArg::Zsh => cli::generated::ZSH,
-            ShellArg::Fish => cli::generated::FISH,
-        },
-        Command::Man => cli::generated::MAN,
-    };
+/// Always 0: that there is no GPU is an answer, not a failure.
+fn gpu_info() -> Exit {
+    match GpuInfo::collect() {
+        Ok(info) => print!("{info}"),
+        Err(reason) => println!("{reason}"),
+    }
+    Exit::Success
+}
+
+fn print_generated(text: &str) -> Exit {
     print!("{text}");
     Exit::Success
 }

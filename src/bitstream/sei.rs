@@ -9,20 +9,27 @@ use super::rbsp::{RbspWriter, unescaped};
 /// Appends a whole SEI NAL unit, header and emulation prevention included, with one
 /// `user_data_unregistered` message.
 pub fn write_user_data(codec: Codec, uuid: &[u8; 16], payload: &[u8], out: &mut Vec<u8>) {
+    write_user_data_parts(codec, uuid, &[payload], out);
+}
+
+/// As [`write_user_data`], of a payload that lies in several places.
+pub fn write_user_data_parts(codec: Codec, uuid: &[u8; 16], parts: &[&[u8]], out: &mut Vec<u8>) {
     match codec {
         Codec::H264 => out.push(H264_SEI),
         Codec::H265 => out.extend(H265_PREFIX_SEI),
     }
     let mut rbsp = RbspWriter::new(out);
     rbsp.push(USER_DATA_UNREGISTERED);
-    let mut size = uuid.len() + payload.len();
+    let mut size = uuid.len() + parts.iter().map(|part| part.len()).sum::<usize>();
     while size >= 255 {
         rbsp.push(255);
         size -= 255;
     }
     rbsp.push(size as u8);
     rbsp.extend(uuid);
-    rbsp.extend(payload);
+    for part in parts {
+        rbsp.extend(part);
+    }
     rbsp.push(0x80); // rbsp_trailing_bits
 }
 

@@ -1,5 +1,6 @@
 //! What the user typed. What it means is decided in `config`.
 
+pub mod control;
 pub mod offline;
 pub mod streamer;
 

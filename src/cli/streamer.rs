@@ -30,6 +30,8 @@ pub struct StreamerArgs {
     #[command(flatten)]
     pub input: InputArgs,
     #[command(flatten)]
+    pub nats: NatsArgs,
+    #[command(flatten)]
     pub dummy: DummyArgs,
     #[command(flatten)]
     pub encoder: EncoderArgs,
@@ -61,6 +63,9 @@ Examples:
 
   Is the producer healthy? Read and count 300 frames, encode nothing:
     cvmmap_streamer --run-mode ingest --input-uri front --ingest-max-frames 300
+
+  Who is there, and what is it (over NATS)?
+    cvmmap_streamer discover; cvmmap_streamer ctl info --input-uri front
 
   Send a recorded elementary stream again:
     cvmmap_streamer --input-mode annexb --input-file clip.h264 --fps 25 --codec h264 --rtp --rtp-endpoint 127.0.0.1:5004
@@ -100,7 +105,8 @@ pub struct InputArgs {
     pub zmq_endpoint: Option<String>,
 
     /// Instance name, or cvmmap://name[@prefix][?namespace=ns]: derives segment, endpoint and label.
-    /// Instead of --shm-name and --zmq-endpoint
+    /// Instead of --shm-name and --zmq-endpoint. discover: attaches to the one producer that NATS
+    /// knows
     #[arg(long, value_name = "URI")]
     pub input_uri: Option<String>,
 
@@ -108,13 +114,14 @@ pub struct InputArgs {
     #[arg(long, value_name = "PATH")]
     pub input_file: Option<PathBuf>,
 
-    /// NATS server of the producer's control plane [default: nats://localhost:4222]
-    #[arg(long, value_name = "URL")]
-    pub nats_url: Option<String>,
-
     /// Do not use NATS at all
     #[arg(long)]
     pub no_nats: bool,
+
+    /// What becomes of tracked bodies: none; sei: a record in the access unit of their picture;
+    /// jsonl:PATH: a line each [default: none]
+    #[arg(long, value_name = "none|sei|jsonl:PATH")]
+    pub body_output: Option<String>,
 
     /// Frames that may wait for the encoder; with 1 the newest frame wins at once [default: 1]
     #[arg(long, value_name = "N")]
@@ -127,6 +134,29 @@ pub struct InputArgs {
     /// Exit when no frame came for that long: 0, or 124 if none ever came; 0 = never [default: 0]
     #[arg(long, value_name = "MS")]
     pub ingest_idle_timeout_ms: Option<u64>,
+}
+
+/// Of the streamer and of the commands that talk to a producer.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "NATS")]
+pub struct NatsArgs {
+    /// NATS server of the producer's control plane, nats:// or tls://; several separated by commas
+    /// [default: nats://localhost:4222]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CVMMAP_NATS_URL",
+        hide_env_values = true
+    )]
+    pub nats_url: Option<String>,
+
+    /// File with the user's JWT and seed for the NATS server
+    #[arg(long, value_name = "PATH")]
+    pub nats_creds: Option<PathBuf>,
+
+    /// Certificate authorities (PEM) to trust for tls:// instead of the system's
+    #[arg(long, value_name = "PATH")]
+    pub nats_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -327,6 +357,10 @@ pub struct ReportArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// List the producers that announce themselves over NATS
+    Discover(DiscoverArgs),
+    /// Talk to a running producer, or to a streamer that runs beside it
+    Ctl(CtlArgs),
     /// Print the completions for a shell, such as: cvmmap_streamer completions bash > FILE
     Completions {
         #[arg(value_enum)]
@@ -334,6 +368,149 @@ pub enum Command {
     },
     /// Print the man page, such as: cvmmap_streamer man | man -l -
     Man,
+    /// Print what NVIDIA drivers, GPUs and encoders are here, what would be chosen, and why
+    GpuInfo,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 found; 4 nobody is there; 5 no NATS server; 7 only malformed answers."
+)]
+pub struct DiscoverArgs {
+    #[command(flatten)]
+    pub nats: NatsArgs,
+
+    /// How long to listen for answers
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    pub timeout_ms: u64,
+
+    /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 done; 4 nobody serves it; 5 no NATS server; 7 refused, or the answer is malformed; 124 no answer in time.",
+    subcommand_required = true
+)]
+pub struct CtlArgs {
+    /// The producer: an instance name, or cvmmap://name[@prefix][?namespace=ns]. Without it and
+    /// --shm-name: the one that discovery finds
+    #[arg(long, value_name = "URI", global = true)]
+    pub input_uri: Option<String>,
+
+    /// The producer's segment instead
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "input_uri")]
+    pub shm_name: Option<String>,
+
+    /// NATS server, nats:// or tls:// [default: nats://localhost:4222]
+    #[arg(
+        long,
+        value_name = "URL",
+        global = true,
+        env = "CVMMAP_NATS_URL",
+        hide_env_values = true
+    )]
+    pub nats_url: Option<String>,
+
+    /// File with the user's JWT and seed for the NATS server
+    #[arg(long, value_name = "PATH", global = true)]
+    pub nats_creds: Option<PathBuf>,
+
+    /// Certificate authorities (PEM) to trust for tls:// instead of the system's
+    #[arg(long, value_name = "PATH", global = true)]
+    pub nats_ca: Option<PathBuf>,
+
+    /// How long to wait for an answer
+    #[arg(long, value_name = "MS", default_value_t = 1000, global = true)]
+    pub timeout_ms: u64,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub action: CtlAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CtlAction {
+    /// What the producer is: live or finite, its clock, where it stands
+    Info,
+    /// Start the producer's stream anew
+    Reset,
+    /// Show or change the producer's playlist
+    Playlist {
+        #[command(subcommand)]
+        action: Option<PlaylistAction>,
+    },
+    /// The camera's settings
+    Camera {
+        #[command(subcommand)]
+        action: CameraAction,
+    },
+    /// Counters and latency of the streamer that runs beside the producer
+    Stats {
+        #[command(flatten)]
+        which: WhichStreamer,
+    },
+    /// Have the streamer make a key frame
+    Keyframe {
+        #[command(flatten)]
+        which: WhichStreamer,
+    },
+    /// Change the streamer's bit rate
+    Bitrate {
+        /// Bits per second; k and M are understood
+        #[arg(value_parser = bit_rate)]
+        rate: f64,
+        #[command(flatten)]
+        which: WhichStreamer,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct WhichStreamer {
+    /// Id of one streamer, when several run beside one producer
+    #[arg(long, value_name = "ID")]
+    pub streamer: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PlaylistAction {
+    /// Show it
+    Info,
+    /// Play these files
+    Apply {
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// In the order in which they were recorded
+        #[arg(long)]
+        sort_by_recording_time: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CameraAction {
+    /// Which settings there are
+    Capabilities,
+    /// Read a setting
+    Get { setting: String },
+    /// Write a setting: a number, or auto
+    Set {
+        setting: String,
+        #[arg(value_name = "NUMBER|auto", allow_negative_numbers = true)]
+        value: String,
+    },
+    /// Write a setting that is a range
+    SetRange {
+        setting: String,
+        #[arg(allow_negative_numbers = true)]
+        min: i32,
+        #[arg(allow_negative_numbers = true)]
+        max: i32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

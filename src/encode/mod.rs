@@ -8,6 +8,8 @@ use crate::time::MediaTime;
 use crate::trace::FrameTrace;
 
 pub mod fallback;
+#[cfg(feature = "nvenc")]
+pub mod nvenc;
 pub mod openh264;
 pub mod passthrough;
 pub mod registry;

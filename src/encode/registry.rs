@@ -45,6 +45,14 @@ pub type OpenFn = fn(&EncoderConfig) -> Result<Box<dyn EncoderBackend>, EncodeEr
 
 /// All that this build has, best first. A new encoder is one row.
 pub const CANDIDATES: &[Candidate] = &[
+    #[cfg(feature = "nvenc")]
+    Candidate {
+        name: super::nvenc::NAME,
+        codecs: &[Codec::H264, Codec::H265],
+        kind: Kind::Hardware,
+        open: super::nvenc::open,
+        help: "cvmmap_streamer gpu-info tells what driver and GPUs are there and what is missing",
+    },
     Candidate {
         name: openh264::NAME,
         codecs: &[Codec::H264],

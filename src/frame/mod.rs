@@ -9,7 +9,7 @@ pub mod surface;
 mod view;
 
 pub use surface::{FillError, Surface, SurfaceLease, SurfaceMemory, SurfacePool};
-pub use view::FrameView;
+pub use view::{FrameView, MappedMemory};
 
 use crate::time::MediaTime;
 use crate::trace::FrameTrace;

@@ -1,8 +1,31 @@
 //! The producer's pixels as they are now.
 
+use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use super::{EncodedPlane, FrameInfo, PlaneLayout};
+
+/// The whole mapping that a frame lies in, for an encoder that reads it by DMA.
+///
+/// It is shared: a mapping that is registered with a driver is kept by whoever registered it, so it
+/// cannot be unmapped before it is unregistered. Two frames lie in one mapping exactly if their
+/// `Arc`s are the same one; a source that maps anew makes a new one.
+pub trait MappedMemory: Send + Sync {
+    /// The page-aligned start. The producer's metadata block is here.
+    fn base(&self) -> *const u8;
+    /// Bytes from there that are mapped readable.
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for dyn MappedMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes at {:p}", self.len(), self.base())
+    }
+}
 
 /// A frame in foreign memory: it may change while it is read, so there is never a Rust reference
 /// to its bytes, only pointers whose range is guaranteed.
@@ -14,7 +37,8 @@ use super::{EncodedPlane, FrameInfo, PlaneLayout};
 pub struct FrameView<'a> {
     info: FrameInfo,
     payload: *const u8,
-    mapping: PhantomData<&'a ()>,
+    mapping: Option<&'a Arc<dyn MappedMemory>>,
+    lifetime: PhantomData<&'a ()>,
 }
 
 impl<'a> FrameView<'a> {
@@ -27,8 +51,22 @@ impl<'a> FrameView<'a> {
         Self {
             info,
             payload,
-            mapping: PhantomData,
+            mapping: None,
+            lifetime: PhantomData,
         }
+    }
+
+    /// The same view, which also knows the mapping that it lies in.
+    pub fn with_mapping(self, mapping: &'a Arc<dyn MappedMemory>) -> Self {
+        Self {
+            mapping: Some(mapping),
+            ..self
+        }
+    }
+
+    /// The mapping that the payload lies in, where the source says so.
+    pub fn mapping(&self) -> Option<&'a Arc<dyn MappedMemory>> {
+        self.mapping
     }
 
     /// A view of memory of our own, for tests and benches.

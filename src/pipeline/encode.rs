@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::bitstream::{AccessUnitPool, BitstreamError, sei};
 use crate::config::EncoderSettings;
+use crate::control::pose::{PictureRef, PoseStore};
 use crate::encode::fallback::{Encoder, Outcome};
 use crate::encode::registry::{EncoderChoice, default_bitrate};
 use crate::encode::{
@@ -16,6 +17,7 @@ use crate::frame::Snapshot;
 use crate::queue::{LatestQueue, Popped};
 use crate::trace::{LatencyHistogram, Percentiles, Stage};
 
+use super::bitrate::{BitrateAnswer, BitrateRequests};
 use super::keyframe::KeyFrameRequests;
 use super::stop::{StopReason, StopToken};
 use super::surfaces::{SurfaceExchange, Wish};
@@ -130,6 +132,7 @@ pub struct EncodeStage<'a> {
     pub exchange: &'a SurfaceExchange,
     pub queue: &'a LatestQueue<Snapshot>,
     pub key_frames: &'a KeyFrameRequests,
+    pub bitrate: &'a BitrateRequests,
     pub stats: &'a EncodeStats,
     pub stop: &'a StopToken,
 }
@@ -141,14 +144,16 @@ impl EncodeStage<'_> {
     /// # Errors
     ///
     /// If no encoder opens, or the last one is lost.
-    pub fn run(self, fanout: Fanout) -> Result<(), EncodeError> {
+    pub fn run(self, fanout: Fanout, poses: Option<PoseStore>) -> Result<(), EncodeError> {
         let result = Line {
+            poses,
             pool: AccessUnitPool::new(self.settings.codec),
             encoded: EncodedQueue::new(),
             fanout: &fanout,
             encoder: None,
             epoch: None,
             rate: RateEstimate::default(),
+            wanted_bitrate: None,
             stage: &self,
         }
         .run();
@@ -170,6 +175,10 @@ struct Line<'a> {
     encoder: Option<Open>,
     epoch: Option<u32>,
     rate: RateEstimate,
+    /// Bodies on their way to their pictures.
+    poses: Option<PoseStore>,
+    /// Asked for while running; also for the encoder of another picture size.
+    wanted_bitrate: Option<u32>,
 }
 
 struct Open {
@@ -177,6 +186,9 @@ struct Open {
     config: EncoderConfig,
     /// The nominal rate is a guess: the bit rate is corrected once the real one is known.
     guessed_rate: bool,
+    /// What a bit rate is multiplied with, as the encoder was opened for another frame rate than
+    /// the source has.
+    correction: f64,
 }
 
 impl Line<'_> {
@@ -184,6 +196,10 @@ impl Line<'_> {
         loop {
             if let Some(wish) = self.stage.exchange.take_wish() {
                 self.open(wish)?;
+            }
+            if let Some(wanted) = self.stage.bitrate.take() {
+                let result = self.change_bitrate(wanted);
+                self.stage.bitrate.answer(BitrateAnswer { wanted, result });
             }
             let deadline = Instant::now() + Duration::from_millis(500);
             match self.stage.queue.pop(deadline) {
@@ -208,7 +224,8 @@ impl Line<'_> {
         let known = settings.frame_rate.or(told);
         let frame_rate = known.unwrap_or(FrameRate::THIRTY);
         let shape = wish.shape;
-        let rate = settings.rate.unwrap_or_else(|| {
+        let wanted = self.wanted_bitrate.map(RateControl::Bitrate);
+        let rate = wanted.or(settings.rate).unwrap_or_else(|| {
             RateControl::Bitrate(default_bitrate(
                 shape.width,
                 shape.height,
@@ -236,6 +253,7 @@ impl Line<'_> {
             encoder,
             config,
             guessed_rate: known.is_none(),
+            correction: 1.0,
         });
         self.show_encoder();
         Ok(())
@@ -337,17 +355,50 @@ impl Line<'_> {
         if let RateControl::Bitrate(rate) = open.config.rate
             && (measured / nominal - 1.0).abs() > 0.05
         {
-            let corrected = (f64::from(rate) * nominal / measured) as u32;
-            match open.encoder.set_bitrate(corrected) {
-                Ok(()) => log::info!(
-                    "the source runs at {measured:.2} fps, not {nominal:.2}: rate control adjusted"
-                ),
+            let correction = nominal / measured;
+            match open
+                .encoder
+                .set_bitrate((f64::from(rate) * correction) as u32)
+            {
+                Ok(()) => {
+                    open.correction = correction;
+                    log::info!(
+                        "the source runs at {measured:.2} fps, not {nominal:.2}: rate control adjusted"
+                    );
+                }
                 Err(error) => log::warn!(
                     "the source runs at {measured:.2} fps, not {nominal:.2}, and the bit rate is \
                      off by as much ({error}): give --fps"
                 ),
             }
         }
+    }
+
+    /// Gives the encoder's name, or why it keeps its rate.
+    fn change_bitrate(&mut self, wanted: u32) -> Result<String, String> {
+        let Some(open) = &mut self.encoder else {
+            return Err("no encoder is open: no frame has come yet".to_owned());
+        };
+        if let RateControl::Quality(quality) = open.config.rate {
+            return Err(format!(
+                "the encoder runs at the constant quality {quality}, which has no bit rate"
+            ));
+        }
+        let corrected = (f64::from(wanted) * open.correction) as u32;
+        let name = open.encoder.name().to_owned();
+        open.encoder
+            .set_bitrate(corrected)
+            .map_err(|error| error.to_string())?;
+        open.config.rate = RateControl::Bitrate(wanted);
+        self.wanted_bitrate = Some(wanted);
+        log::info!(
+            "{name}: {:.3} Mbit/s from here on, as asked for",
+            f64::from(wanted) / 1e6
+        );
+        if let Some(report) = &mut self.stage.stats.inner().encoder {
+            report.bitrate = Some(wanted);
+        }
+        Ok(name)
     }
 
     fn hand_out(&mut self) {
@@ -358,6 +409,11 @@ impl Line<'_> {
                 picture.trace.encoded_unix_ns = unix_now();
             }
             let (embed, codec) = (self.stage.embed_timestamps, self.stage.settings.codec);
+            let mut poses = self.poses.as_mut();
+            let pose = poses
+                .as_deref_mut()
+                .and_then(|poses| poses.pair(picture.capture_ts_ns));
+            let records = poses.as_ref().is_some_and(|poses| poses.with_record());
             let made = self.pool.make(picture, &mut self.encoded, |unit| {
                 if embed {
                     let stamps = sei::FrameStamp {
@@ -366,6 +422,9 @@ impl Line<'_> {
                         frame_id: unit.frame_id,
                     };
                     unit.insert_before_picture(|out| stamps.write(codec, out));
+                }
+                if let Some((pose, pairing)) = pose.as_ref().filter(|_| records) {
+                    unit.insert_before_picture(|out| pose.write_sei(codec, *pairing, out));
                 }
             });
             match made {
@@ -379,6 +438,15 @@ impl Line<'_> {
                     stats.largest.fetch_max(len, Ordering::Relaxed);
                     stats.record(&unit.trace);
                     self.fanout.send(&unit);
+                    if let (Some(poses), Some((pose, pairing))) = (poses, pose) {
+                        let picture = PictureRef {
+                            frame_id: unit.frame_id,
+                            capture_ts_ns: unit.capture_ts_ns,
+                            pts_ns: unit.pts.as_nanos(),
+                            pairing,
+                        };
+                        poses.file(pose, picture);
+                    }
                 }
                 Err(error) => {
                     stats.refused.fetch_add(1, Ordering::Relaxed);
@@ -397,6 +465,14 @@ impl Line<'_> {
             self.hand_out();
         }
         Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if let Some(poses) = &mut self.poses {
+            poses.close();
+        }
     }
 }
 

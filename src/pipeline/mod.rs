@@ -1,5 +1,6 @@
 //! 9. Assembly: builds the line, starts it, waits for its end.
 
+pub mod bitrate;
 pub mod encode;
 pub mod ingest;
 pub mod keyframe;
@@ -14,7 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crate::config::{Dummy, Input, Names, StreamConfig, StreamerConfig};
+use crate::config::{BodyOutput, Dummy, Input, Names, StreamConfig, StreamerConfig};
+use crate::control::jsonl::{JsonlCounters, JsonlWriter};
+use crate::control::plane::{self, PlaneConfig, PlaneHandles, PlaneState};
+use crate::control::pose::{self, PoseCounters, PoseSender, PoseStore};
+use crate::control::service::PipelineHandles;
 use crate::encode::registry::EncoderChoice;
 use crate::encode::{EncodeError, FrameRate, RateControl};
 use crate::exit::Exit;
@@ -27,8 +32,10 @@ use crate::sink::{Sink, SinkContext, SinkError, SinkStats};
 use crate::source::annexb::AnnexBSource;
 use crate::source::cvmmap::{CvMmapConfig, CvMmapSource};
 use crate::source::dummy::{DummyConfig, DummyProducer};
+use crate::source::hints::StatusHints;
 use crate::source::{FrameSource, SourceCounters, SourceError, SurfaceSource};
 
+use bitrate::BitrateRequests;
 use encode::{EncodeStage, EncodeStats};
 use ingest::{IngestLimits, IngestState};
 use keyframe::KeyFrameRequests;
@@ -52,6 +59,8 @@ pub enum PipelineError {
     },
     #[error("the {stage} stage panicked: this is a defect, please report it with the log")]
     Panicked { stage: &'static str },
+    #[error("--body-output jsonl:{path}: {error}")]
+    BodyFile { path: String, error: std::io::Error },
     #[error("no frame came within --ingest-idle-timeout-ms {millis}")]
     NeverAFrame { millis: u128 },
 }
@@ -74,7 +83,18 @@ pub struct Stats {
     pub ingest: Arc<IngestState>,
     pub encode: EncodeStats,
     pub key_frames: KeyFrameRequests,
+    pub bitrate: BitrateRequests,
     pub sinks: Vec<(String, Arc<SinkStats>)>,
+    pub control: ControlStats,
+}
+
+/// What came over NATS, and what became of the bodies.
+#[derive(Debug, Default)]
+pub struct ControlStats {
+    /// `None`: NATS is not used.
+    pub plane: Option<Arc<PlaneState>>,
+    pub poses: Arc<PoseCounters>,
+    pub jsonl: Arc<JsonlCounters>,
 }
 
 /// Runs until the source ends, a limit is reached or `stop` is set; the first error counts.
@@ -85,7 +105,8 @@ pub fn run(
     stop: &StopToken,
 ) -> (Option<Report>, Result<(), PipelineError>) {
     let key_frames = KeyFrameRequests::new();
-    let (mut source, producer) = match open_source(config, stop) {
+    let hints = StatusHints::new();
+    let (mut source, producer) = match open_source(config, &hints, stop) {
         Ok(opened) => opened,
         Err(error) => return (None, Err(error)),
     };
@@ -93,7 +114,15 @@ pub fn run(
         Ok(sinks) => sinks,
         Err(error) => return (None, Err(error.into())),
     };
-    let stats = Stats {
+    let mut control = ControlStats::default();
+    let bodies = match open_bodies(config, &control) {
+        Ok(bodies) => bodies,
+        Err(error) => return (None, Err(error)),
+    };
+    if config.nats.is_some() && config.input.names().is_some() {
+        control.plane = Some(Arc::default());
+    }
+    let stats = Arc::new(Stats {
         started: Instant::now(),
         source: Arc::clone(source.counters()),
         ingest: Arc::default(),
@@ -103,8 +132,14 @@ pub fn run(
             .iter()
             .map(|(sink, context)| (sink.name().to_owned(), Arc::clone(&context.stats)))
             .collect(),
-    };
-    let result = drive(config, stop, &stats, source.as_mut(), sinks);
+        bitrate: BitrateRequests::new(),
+        control,
+    });
+    start_control(config, &stats, hints, bodies.sender, stop);
+    let result = drive(config, stop, &stats, source.as_mut(), sinks, bodies.store);
+    if let Some(writer) = bodies.writer {
+        writer.finish();
+    }
     if let Some(producer) = producer {
         producer.join();
     }
@@ -176,20 +211,111 @@ fn open_sinks(
     Ok(sinks)
 }
 
+/// Both ends of the way that bodies take, and what waits at its end.
+#[derive(Default)]
+struct Bodies {
+    sender: Option<PoseSender>,
+    store: Option<PoseStore>,
+    writer: Option<JsonlWriter>,
+}
+
+fn open_bodies(config: &StreamerConfig, stats: &ControlStats) -> Result<Bodies, PipelineError> {
+    let mut bodies = Bodies::default();
+    let jsonl = match &config.body_output {
+        BodyOutput::None => return Ok(bodies),
+        BodyOutput::Sei => None,
+        BodyOutput::Jsonl(path) => {
+            let (writer, sender) = JsonlWriter::start(path, &stats.jsonl).map_err(|error| {
+                PipelineError::BodyFile {
+                    path: path.display().to_string(),
+                    error,
+                }
+            })?;
+            bodies.writer = Some(writer);
+            Some(sender)
+        }
+    };
+    let with_record = config.body_output == BodyOutput::Sei;
+    let (sender, store) = pose::channel(with_record, jsonl, &stats.poses);
+    bodies.sender = Some(sender);
+    bodies.store = Some(store);
+    Ok(bodies)
+}
+
+/// The control plane's thread is on its own from here: the run does not wait for it, and goes on
+/// without it if there is no thread left.
+fn start_control(
+    config: &StreamerConfig,
+    stats: &Arc<Stats>,
+    hints: StatusHints,
+    poses: Option<PoseSender>,
+    stop: &StopToken,
+) {
+    let (Some(server), Some(names)) = (&config.nats, config.input.names()) else {
+        return;
+    };
+    let Some(state) = &stats.control.plane else {
+        return;
+    };
+    if !crate::control::is_subject_token(&names.nats_key) {
+        log::warn!(
+            "the segment's name {:?} gives no NATS key: the stream runs without NATS",
+            names.shm_name
+        );
+        return;
+    }
+    let plane = PlaneConfig {
+        server: server.clone(),
+        nats_key: names.nats_key.clone(),
+        instance: names.label.map(|label| label.to_string()),
+        metadata: [
+            ("nats_target_key".to_owned(), names.nats_key.clone()),
+            ("shm_name".to_owned(), names.shm_name.clone()),
+            ("pid".to_owned(), std::process::id().to_string()),
+        ]
+        .into(),
+    };
+    let handles = PlaneHandles {
+        hints,
+        poses,
+        pipeline: PipelineHandles {
+            report: {
+                let (config, stats) = (config.clone(), Arc::clone(stats));
+                Arc::new(move || report::live(&config, &stats))
+            },
+            key_frames: stats.key_frames.clone(),
+            bitrate: stats.bitrate.clone(),
+            encodes: config.stream.is_some(),
+        },
+        state: Arc::clone(state),
+        stop: stop.clone(),
+    };
+    if let Err(error) = plane::start(plane, handles) {
+        log::warn!("the control thread could not be started: {error}");
+    }
+}
+
 fn open_source(
     config: &StreamerConfig,
+    hints: &StatusHints,
     stop: &StopToken,
 ) -> Result<(Box<dyn FrameSource + Send>, Option<DummyProducer>), PipelineError> {
     match &config.input {
-        Input::Cvmmap(names) => Ok((Box::new(CvMmapSource::new(attach(names))?), None)),
+        Input::Cvmmap(names) => Ok((Box::new(CvMmapSource::new(attach(names, hints))?), None)),
         Input::Dummy(names, dummy) => {
             let producer = DummyProducer::start(produce(names, dummy), stop.clone())?;
             let source = CvMmapSource::new(CvMmapConfig {
                 end: Some(producer.end()),
-                ..attach(names)
+                ..attach(names, hints)
             })?;
             Ok((Box::new(source), Some(producer)))
         }
+        Input::Discover => Err(SourceError::Name {
+            flag: "--input-uri",
+            value: "discover:".to_owned(),
+            reason: "nobody has looked yet".to_owned(),
+        }
+        .into()),
         Input::Annexb { path, pace } => {
             let codec = config
                 .stream
@@ -200,11 +326,12 @@ fn open_source(
     }
 }
 
-fn attach(names: &Names) -> CvMmapConfig {
+fn attach(names: &Names, hints: &StatusHints) -> CvMmapConfig {
     CvMmapConfig {
         shm_name: names.shm_name.clone(),
         zmq_endpoint: names.zmq_endpoint.clone(),
         label: names.label,
+        hints: hints.clone(),
         ..CvMmapConfig::default()
     }
 }
@@ -229,6 +356,7 @@ fn drive(
     stats: &Stats,
     source: &mut (dyn FrameSource + Send),
     sinks: Vec<OpenSink>,
+    poses: Option<PoseStore>,
 ) -> Result<(), PipelineError> {
     let exchange = SurfaceExchange::default();
     let queue = LatestQueue::new(config.queue_size);
@@ -262,12 +390,13 @@ fn drive(
                 exchange: &exchange,
                 queue: &queue,
                 key_frames: &stats.key_frames,
+                bitrate: &stats.bitrate,
                 stats: &stats.encode,
                 stop,
             };
             errors.keep(
                 "encode",
-                stage::spawn(scope, "encode", || stage.run(fanout)),
+                stage::spawn(scope, "encode", || stage.run(fanout, poses)),
             )
         });
         let ingesting = {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use crate::config::{Input, StreamerConfig};
+use crate::control::words::SourceInfo;
 use crate::sink::{SinkLatencyReport, SinkStats};
 use crate::trace::Percentiles;
 
@@ -32,6 +33,8 @@ pub struct Report {
     pub encode: EncodeReport,
     pub latency: StageLatencyReport,
     pub sinks: Vec<SinkReport>,
+    /// `None`: NATS is not used.
+    pub control: Option<ControlReport>,
     pub process: ProcessReport,
 }
 
@@ -66,12 +69,49 @@ pub struct SinkReport {
     pub latency: SinkLatencyReport,
 }
 
+/// What came over NATS.
+#[derive(Debug, Clone, Serialize)]
+pub struct ControlReport {
+    /// What the producer says of itself.
+    pub source: Option<SourceInfo>,
+    pub counters: BTreeMap<&'static str, u64>,
+    pub bodies: BodyReport,
+}
+
+/// What became of the bodies behind their parser.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct BodyReport {
+    /// Went with the picture of the same capture time.
+    pub exact: u64,
+    /// Went with a later picture.
+    pub earlier: u64,
+    /// Found no picture.
+    pub unpaired: u64,
+    pub overflows: u64,
+    /// Single bodies beyond what one record holds.
+    pub cut: u64,
+    pub lines_written: u64,
+    pub lines_failed: u64,
+    pub lines_overflows: u64,
+}
+
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ProcessReport {
     /// Largest resident memory; 0 where the system does not tell.
     pub peak_rss_kib: u64,
     pub resident_kib: u64,
     pub cpu_seconds: f64,
+}
+
+/// The report of a run that goes on: its `reason` is null.
+pub fn live(config: &StreamerConfig, stats: &Stats) -> serde_json::Value {
+    // The reason is none yet, and replaced.
+    let report = Report::new(config, stats, StopReason::Signal);
+    let mut value = serde_json::to_value(report).unwrap_or_default();
+    if let Some(reason) = value.get_mut("reason") {
+        *reason = serde_json::Value::Null;
+    }
+    value
 }
 
 /// What was lost, and where; names of the counters that are not zero.
@@ -117,6 +157,7 @@ impl Report {
             reason,
             seconds,
             input: match &config.input {
+                Input::Discover => "discover".to_owned(),
                 Input::Cvmmap(names) => format!("cvmmap {}", names.shm_name),
                 Input::Dummy(names, _) => format!("dummy {}", names.shm_name),
                 Input::Annexb { path, .. } => format!("annexb {}", path.display()),
@@ -160,6 +201,23 @@ impl Report {
                     latency: stats.latency(),
                 })
                 .collect(),
+            control: stats.control.plane.as_ref().map(|plane| {
+                let (poses, jsonl) = (&stats.control.poses, &stats.control.jsonl);
+                ControlReport {
+                    source: plane.source(),
+                    counters: plane.values().collect(),
+                    bodies: BodyReport {
+                        exact: load(&poses.exact),
+                        earlier: load(&poses.earlier),
+                        unpaired: load(&poses.unpaired),
+                        overflows: load(&poses.overflows),
+                        cut: load(&poses.cut),
+                        lines_written: load(&jsonl.written),
+                        lines_failed: load(&jsonl.failed),
+                        lines_overflows: load(&jsonl.overflows),
+                    },
+                }
+            }),
             process: ProcessReport::read(),
         }
     }
@@ -274,6 +332,41 @@ impl fmt::Display for Report {
             if sink.latency.notice_to_last_packet.count > 0 {
                 percentiles(f, "1st packet", sink.latency.notice_to_first_packet)?;
                 percentiles(f, "last packet", sink.latency.notice_to_last_packet)?;
+            }
+        }
+        if let Some(control) = &self.control {
+            let happened = control.counters.iter().filter(|(_, count)| **count > 0);
+            let happened: Vec<String> = happened
+                .map(|(name, count)| format!("{name} {count}"))
+                .collect();
+            let summary = control.source.as_ref().map(SourceInfo::summary);
+            writeln!(
+                f,
+                "  control  {}{}{}",
+                summary.as_deref().unwrap_or(""),
+                if summary.is_some() { ": " } else { "" },
+                if happened.is_empty() {
+                    "no NATS server was there".to_owned()
+                } else {
+                    happened.join(", ")
+                }
+            )?;
+            let bodies = &control.bodies;
+            if control
+                .counters
+                .get("bodies")
+                .is_some_and(|count| *count > 0)
+            {
+                writeln!(
+                    f,
+                    "           bodies: {} with their picture, {} with a later one, {} with none, {} dropped, {} lines, {} lines failed",
+                    bodies.exact,
+                    bodies.earlier,
+                    bodies.unpaired,
+                    bodies.overflows + bodies.lines_overflows,
+                    bodies.lines_written,
+                    bodies.lines_failed
+                )?;
             }
         }
         write!(

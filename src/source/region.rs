@@ -7,6 +7,7 @@
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, fstat};
@@ -17,14 +18,21 @@ use rustix::shm;
 use super::SourceError;
 use super::contract::{METADATA_LEN, MetadataBlock};
 use super::guard::GuardedRange;
-use crate::frame::{FrameInfo, FrameView, PlaneLayout};
+use crate::frame::{FrameInfo, FrameView, MappedMemory, PlaneLayout};
 
 /// An open segment.
 #[derive(Debug)]
 pub struct Region {
     file: OwnedFd,
     identity: Identity,
-    mapping: Option<Mapping>,
+    mapping: Option<Mapped>,
+}
+
+/// The mapping, once as what it is and once as what an encoder may keep of it.
+#[derive(Debug)]
+struct Mapped {
+    mapping: Arc<Mapping>,
+    shared: Arc<dyn MappedMemory>,
 }
 
 /// Tells a segment from its successor of the same name.
@@ -116,31 +124,36 @@ impl Region {
             return None;
         }
         let need = usize::try_from(need).ok()?;
-        if self.mapping.as_ref().is_none_or(|m| m.len < need) {
+        if self.mapping.as_ref().is_none_or(|m| m.mapping.len < need) {
             // Not the whole file: its tail is spare room whose pages the first touch would
             // allocate. An eighth more, since access units vary behind the picture.
             let len = (need + need / 8).min(usize::try_from(self.len()).ok()?);
             self.mapping = None;
             match Mapping::new(self.file.as_fd(), len.max(need)) {
-                Ok(mapping) => self.mapping = Some(mapping),
+                Ok(mapping) => {
+                    let mapping = Arc::new(mapping);
+                    let shared = Arc::clone(&mapping) as Arc<dyn MappedMemory>;
+                    self.mapping = Some(Mapped { mapping, shared });
+                }
                 Err(error) => {
                     log::warn!("cannot map {need} bytes of the segment: {error}");
                     return None;
                 }
             }
         }
-        let mapping = self.mapping.as_ref()?;
+        let Mapped { mapping, shared } = self.mapping.as_ref()?;
         // SAFETY: the mapping holds `need` bytes, so the payload starts inside it and
         // `payload_size` bytes follow; it lives as long as the borrow of self that the view
         // carries; faults are mended by its guard; `planes_fit` has checked every plane.
-        Some(unsafe { FrameView::new(info, mapping.start.as_ptr().add(METADATA_LEN)) })
+        let view = unsafe { FrameView::new(info, mapping.start.as_ptr().add(METADATA_LEN)) };
+        Some(view.with_mapping(shared))
     }
 
     /// Whether a page of the mapping was gone when it was read. The mapping is useless then.
     pub fn faulted(&self) -> bool {
         self.mapping
             .as_ref()
-            .and_then(|mapping| mapping.guard.as_ref())
+            .and_then(|mapped| mapped.mapping.guard.as_ref())
             .is_some_and(GuardedRange::faulted)
     }
 }
@@ -223,6 +236,18 @@ struct Mapping {
 
 // SAFETY: the pages belong to the mapping and not to a thread, and nothing else holds them.
 unsafe impl Send for Mapping {}
+// SAFETY: shared, it gives its address and its guard's atomic flag, nothing else.
+unsafe impl Sync for Mapping {}
+
+impl MappedMemory for Mapping {
+    fn base(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
 
 impl Mapping {
     fn new(file: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
@@ -274,7 +299,8 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         self.guard = None;
         let whole = self.len.next_multiple_of(rustix::param::page_size());
-        // SAFETY: mapped in `new` with this length; views borrow the region and are gone. The
+        // SAFETY: mapped in `new` with this length; views borrow the region and are gone, and so is
+        // whoever had it registered for DMA, for they keep it alive until it is unregistered. The
         // guard has let go, so no fault is mended in an address range that is someone else's.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), whole) };
     }

@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | [`exit`], [`findings`] | exit codes, and what a referee has to say |
 //! | [`names`], [`pattern`], [`producer`] | a producer that behaves like the real one |
-//! | [`bitstream`], [`stamp`] | NAL units, access units, capture times inside of them |
+//! | [`nats`], [`nats_messages`], [`nats_body`], [`nats_producer`] | its side of the control plane |
+//! | [`bitstream`], [`stamp`], [`body_sei`] | NAL units, access units, capture times and poses inside of them |
 //! | [`rtp`] | the receiving side of RTP; [`rtp::tester::Tester`] is a whole run |
 //! | [`rtmp`] | the server side of RTMP; [`rtmp::server::Server`] is a whole run |
 //!
@@ -36,7 +37,13 @@ pub mod names;
 pub mod pattern;
 pub mod producer;
 
+pub mod nats;
+pub mod nats_body;
+pub mod nats_messages;
+pub mod nats_producer;
+
 pub mod bitstream;
+pub mod body_sei;
 pub mod stamp;
 
 pub mod rtp;

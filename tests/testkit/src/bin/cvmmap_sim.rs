@@ -14,6 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use testkit::bitstream::{Codec, annexb};
 use testkit::exit;
 use testkit::names::{NameRequest, Names};
+use testkit::nats_body;
+use testkit::nats_producer::{NatsProducer, Source, SourceKind};
 use testkit::pattern::PixelFormat;
 use testkit::producer::{
     Encoded, FrameRate, MetadataVersion, PatternBuffers, Producer, ProducerError, Shape, unix_ns,
@@ -105,6 +107,40 @@ struct Arguments {
     #[arg(long, help_heading = "Time")]
     wait_for_reader: bool,
 
+    /// What happens after --frames: stop, loop (told as STREAM_RESET) or loop-silent
+    #[arg(
+        long,
+        default_value = "stop",
+        value_name = "ENDING",
+        help_heading = "Time"
+    )]
+    ending: String,
+
+    /// NATS server for status, requests, bodies and discovery, nats://host:port
+    #[arg(long, value_name = "URL", help_heading = "NATS")]
+    nats_url: Option<String>,
+    /// Bodies per frame: stick figures that walk
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        requires = "nats_url",
+        help_heading = "NATS"
+    )]
+    bodies: u16,
+    /// Camera settings exposure and gain can be read and written
+    #[arg(long, requires = "nats_url", help_heading = "NATS")]
+    camera: bool,
+    /// As the real producer at a loop's end: late-reset (frame 0 before STREAM_RESET) and
+    /// double-reset (both twice); repeatable
+    #[arg(
+        long,
+        value_name = "QUIRK",
+        requires = "nats_url",
+        help_heading = "NATS"
+    )]
+    quirk: Vec<String>,
+
     /// Raw frames from standard input, tight rows; each is published as soon as it is read
     #[arg(long, help_heading = "Input")]
     stdin: bool,
@@ -121,6 +157,16 @@ struct Plan {
     names: Names,
     shape: Shape,
     units: Option<Units>,
+    ending: Ending,
+    late_reset: bool,
+    double_reset: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Stop,
+    Loop,
+    LoopSilent,
 }
 
 /// The access units of `--annexb`.
@@ -190,10 +236,36 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
         }
         _ => {}
     }
+    let ending = match arguments.ending.as_str() {
+        "stop" => Ending::Stop,
+        "loop" => Ending::Loop,
+        "loop-silent" => Ending::LoopSilent,
+        other => {
+            return Err(format!(
+                "--ending '{other}' is none of stop, loop, loop-silent"
+            ));
+        }
+    };
+    if ending != Ending::Stop && arguments.frames == 0 {
+        return Err(format!("--ending {} needs --frames", arguments.ending));
+    }
+    if let Some(other) = arguments
+        .quirk
+        .iter()
+        .find(|quirk| !["late-reset", "double-reset"].contains(&quirk.as_str()))
+    {
+        return Err(format!(
+            "--quirk '{other}' is neither late-reset nor double-reset"
+        ));
+    }
+    let has = |quirk: &str| arguments.quirk.iter().any(|given| given == quirk);
     Ok(Plan {
         names,
         shape,
         units: units(arguments)?,
+        ending,
+        late_reset: has("late-reset"),
+        double_reset: has("double-reset"),
     })
 }
 
@@ -301,14 +373,47 @@ fn publish_all(
     producer: &mut Producer,
     stop: &AtomicBool,
 ) -> Result<u64, Box<dyn std::error::Error>> {
-    let mut buffers = PatternBuffers::new(&plan.shape);
+    let mut shape = plan.shape.clone();
+    let mut buffers = PatternBuffers::new(&shape);
+    let source = Arc::new(Source::default());
+    let mut nats: Option<NatsProducer> = None;
+    let mut run = Run::default();
     let mut input = arguments.stdin.then(|| File::from(dup_stdin()));
     let interval = plan.shape.frame_rate.interval_ns();
     let start = Instant::now();
     let mut published = 0_u64;
-    while arguments.frames == 0 || published < arguments.frames {
-        let id = arguments.first_frame_id.wrapping_add(published as u32);
-        buffers.draw(&plan.shape, id, input.is_none());
+    loop {
+        if arguments.frames > 0 && published - run.start >= arguments.frames {
+            if plan.ending == Ending::Stop {
+                break;
+            }
+            run.begin(published, u32::from(plan.ending == Ending::Loop));
+            // The real one notices the end twice before it has counted back.
+            run.repeats = u32::from(plan.double_reset);
+        } else if run.repeats > 0 && published > run.start {
+            run.repeats -= 1;
+            run.begin(published, 1);
+        }
+        if source.take_reset() {
+            run.begin(published, 0);
+        }
+        if let Some(paths) = source.take_playlist() {
+            run.begin(published, 1);
+            run.late = true;
+            if let Some((width, height)) = paths.first().and_then(|path| size(path)) {
+                (shape.width, shape.height) = (width, height);
+                buffers = PatternBuffers::new(&shape);
+            }
+            producer.reconfigure(shape.clone())?;
+        }
+        let told_before = run.to_tell > 0 && !(plan.late_reset || run.late);
+        if told_before && let Some(nats) = &nats {
+            run.to_tell = 0;
+            nats.stream_reset();
+        }
+        let number = published - run.start;
+        let id = arguments.first_frame_id.wrapping_add(number as u32);
+        buffers.draw(&shape, id, input.is_none());
         if let Some(input) = &mut input {
             match read_frame(input, &mut buffers.left, stop)? {
                 Input::Frame => {}
@@ -337,16 +442,84 @@ fn publish_all(
                 key_frame: *key_frame,
             }
         });
-        let media_ns = published.saturating_mul(interval);
+        let media_ns = number.saturating_mul(interval);
         let capture_ns = if arguments.media_time {
             media_ns
         } else {
             unix_ns()
         };
+        if let Some(nats) = nats.as_ref().filter(|_| arguments.bodies > 0) {
+            nats.body(&nats_body::packet(
+                &plan.names.label,
+                id,
+                capture_ns,
+                arguments.bodies,
+                (shape.width, shape.height),
+            ));
+        }
         publish(producer, &buffers, id, capture_ns, encoded)?;
         published += 1;
+        source.note(id, capture_ns);
+        // After the first frame, as the real one.
+        match (&nats, &arguments.nats_url) {
+            (Some(nats), _) if run.to_tell > 0 => nats.stream_reset(),
+            (None, Some(url)) => nats = Some(connect(arguments, plan, url, &source)?),
+            _ => {}
+        }
+        run.to_tell = 0;
+    }
+    if let Some(nats) = &nats {
+        nats.offline();
     }
     Ok(published)
+}
+
+/// From one frame 0 to the next.
+#[derive(Debug, Default)]
+struct Run {
+    /// Frames published before it.
+    start: u64,
+    /// STREAM_RESETs that it owes.
+    to_tell: u32,
+    /// It is told behind its first frame, whatever the quirks say.
+    late: bool,
+    /// Times that frame 0 comes again.
+    repeats: u32,
+}
+
+impl Run {
+    fn begin(&mut self, published: u64, to_tell: u32) {
+        self.start = published;
+        self.to_tell = to_tell;
+        self.late = false;
+    }
+}
+
+/// A playlist's entry that is a picture size, such as 320x180.
+fn size(path: &str) -> Option<(u16, u16)> {
+    let (width, height) = path.split_once('x')?;
+    let side = |text: &str| text.parse::<u16>().ok().filter(|side| *side > 0);
+    Some((side(width)?, side(height)?))
+}
+
+fn connect(
+    arguments: &Arguments,
+    plan: &Plan,
+    url: &str,
+    source: &Arc<Source>,
+) -> Result<NatsProducer, String> {
+    let kind = SourceKind {
+        frames: arguments.frames,
+        interval_ns: plan.shape.frame_rate.interval_ns(),
+        media_time: arguments.media_time,
+        loops: plan.ending != Ending::Stop,
+        loops_silently: plan.ending == Ending::LoopSilent,
+        has_depth: plan.shape.depth,
+        has_bodies: arguments.bodies > 0,
+        camera: arguments.camera,
+    };
+    NatsProducer::start(url, &plan.names, kind, source)
+        .map_err(|e| format!("--nats-url {url}: {e}"))
 }
 
 /// The one place that hands a frame over; faults that damage single frames belong here.

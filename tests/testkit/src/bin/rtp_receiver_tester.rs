@@ -64,9 +64,16 @@ struct Arguments {
     )]
     timeout_ms: u64,
 
+    /// Silence that ends a run which goes on past its threshold
+    #[arg(long, default_value_t = 2_000, value_name = "MS", help_heading = "End")]
+    silence_ms: u64,
+
     /// Writes the whole frames as Annex B
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     dump: Option<PathBuf>,
+    /// Writes the poses that came with whole frames, a line of JSON each
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    body_jsonl: Option<PathBuf>,
     /// Writes the report as JSON; - is standard output
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-", help_heading = "Output")]
     json: Option<PathBuf>,
@@ -85,7 +92,10 @@ struct Arguments {
 impl Arguments {
     /// Whether the run goes on past its threshold.
     fn runs_on(&self) -> bool {
-        self.dump.is_some() || self.json.is_some() || self.frame_threshold.is_some()
+        self.dump.is_some()
+            || self.body_jsonl.is_some()
+            || self.json.is_some()
+            || self.frame_threshold.is_some()
     }
 }
 
@@ -167,7 +177,9 @@ fn run(arguments: &Arguments, config: Config) -> Result<u8, Box<dyn std::error::
         frame_threshold: arguments.frame_threshold,
         timeout: Duration::from_millis(arguments.timeout_ms),
         runs_on: arguments.runs_on(),
+        silence: Duration::from_millis(arguments.silence_ms),
         dump: arguments.dump.clone(),
+        body_jsonl: arguments.body_jsonl.clone(),
         ask_every: arguments.send_pli_every.map(Duration::from_millis),
         full_intra: arguments.fir,
         gro: !arguments.no_gro,

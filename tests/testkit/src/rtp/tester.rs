@@ -12,10 +12,8 @@ use super::header;
 use super::receiver::{Config, Receiver, Verdict};
 use super::report::Report;
 use super::socket::{Channel, Sockets};
+use crate::body_sei::{self, Pose};
 use crate::exit;
-
-/// Silence that ends a run which goes on past its threshold.
-const SILENCE: Duration = Duration::from_secs(2);
 
 /// What to receive and when to end.
 #[derive(Debug, Clone)]
@@ -30,8 +28,12 @@ pub struct Options {
     pub timeout: Duration,
     /// Goes on past the threshold, to BYE, silence or the timeout.
     pub runs_on: bool,
+    /// Silence that ends a run which goes on past its threshold.
+    pub silence: Duration,
     /// Whole frames go there as Annex B.
     pub dump: Option<PathBuf>,
+    /// The poses of whole frames go there, a line of JSON each.
+    pub body_jsonl: Option<PathBuf>,
     /// How often a key frame is asked for.
     pub ask_every: Option<Duration>,
     /// Full intra requests in place of picture loss indications.
@@ -53,7 +55,9 @@ impl Default for Options {
             frame_threshold: None,
             timeout: Duration::from_secs(10),
             runs_on: false,
+            silence: Duration::from_secs(2),
             dump: None,
+            body_jsonl: None,
             ask_every: None,
             full_intra: false,
             gro: true,
@@ -69,6 +73,7 @@ pub struct Tester {
     sockets: Sockets,
     receiver: Receiver,
     dump: Option<BufWriter<File>>,
+    bodies: Option<BufWriter<File>>,
     feedback: FeedbackSender,
 }
 
@@ -106,21 +111,26 @@ impl Tester {
         let port = options.port;
         let sockets = Sockets::open(options.bind, port, options.gro)
             .map_err(|e| io::Error::new(e.kind(), format!("UDP port {port}: {e}")))?;
-        let dump = match &options.dump {
+        let create = |flag: &str, path: &Option<PathBuf>| match path {
             Some(path) => {
                 let named = |e: io::Error| {
-                    io::Error::new(e.kind(), format!("--dump {}: {e}", path.display()))
+                    io::Error::new(e.kind(), format!("{flag} {}: {e}", path.display()))
                 };
-                Some(BufWriter::new(File::create(path).map_err(named)?))
+                File::create(path)
+                    .map(|file| Some(BufWriter::new(file)))
+                    .map_err(named)
             }
-            None => None,
+            None => Ok(None),
         };
+        let dump = create("--dump", &options.dump)?;
+        let bodies = create("--body-jsonl", &options.body_jsonl)?;
         Ok(Tester {
             receiver: Receiver::new(options.config.clone()),
             feedback: FeedbackSender::new(options.ask_every, options.full_intra),
             options,
             sockets,
             dump,
+            bodies,
         })
     }
 
@@ -145,8 +155,8 @@ impl Tester {
     /// A socket's or the dump's.
     pub fn run(mut self, stop: &AtomicBool) -> io::Result<Report> {
         let end = self.receive(stop)?;
-        if let Some(dump) = &mut self.dump {
-            dump.flush()?;
+        for file in [&mut self.dump, &mut self.bodies].into_iter().flatten() {
+            file.flush()?;
         }
         let payload_type = self.options.config.payload_type;
         let drops = u64::from(self.sockets.overflows());
@@ -190,9 +200,9 @@ impl Tester {
             }
             let silence_left = match last_packet {
                 Some(last) if self.options.runs_on => {
-                    (last + SILENCE).saturating_duration_since(now)
+                    (last + self.options.silence).saturating_duration_since(now)
                 }
-                _ => SILENCE,
+                _ => self.options.silence,
             };
             if silence_left.is_zero() {
                 return Ok(End::Silence);
@@ -238,10 +248,18 @@ impl Tester {
                 continue;
             }
             self.feedback.media_peer(arrival.from);
-            let dump = &mut self.dump;
+            let (dump, bodies) = (&mut self.dump, &mut self.bodies);
             let verdict = self
                 .receiver
-                .rtp(datagram, arrival.unix_ns, &mut |_, unit| {
+                .rtp(datagram, arrival.unix_ns, &mut |codec, unit| {
+                    if let Some(bodies) = bodies {
+                        let poses = unit
+                            .nals
+                            .iter()
+                            .filter_map(|nal| body_sei::find(codec, nal));
+                        let written = write_poses(bodies, unit.timestamp, poses);
+                        failure = failure.take().or(written.err());
+                    }
                     let Some(dump) = dump else { return };
                     for nal in &unit.nals {
                         let written = dump
@@ -262,6 +280,31 @@ impl Tester {
             (enough && !self.options.runs_on).then_some(End::Threshold),
         ))
     }
+}
+
+/// A line for each pose, with the RTP time of its picture.
+fn write_poses(
+    file: &mut BufWriter<File>,
+    rtp_timestamp: u32,
+    poses: impl Iterator<Item = Pose>,
+) -> io::Result<()> {
+    #[derive(serde::Serialize)]
+    struct Line {
+        rtp_timestamp: u32,
+        #[serde(flatten)]
+        pose: Pose,
+    }
+    for pose in poses {
+        serde_json::to_writer(
+            &mut *file,
+            &Line {
+                rtp_timestamp,
+                pose,
+            },
+        )?;
+        file.write_all(b"\n")?;
+    }
+    Ok(())
 }
 
 /// One line on a terminal, rewritten a few times per second.

@@ -1,0 +1,173 @@
+//! The switches: environment variables `NVENC_EMU_…`, read once. Picture numbers count from 0.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+/// A kind of GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gpu {
+    /// Everything that the rules know.
+    Turing,
+    /// No B-frames in HEVC, no multi-pass.
+    Pascal,
+    /// At most 640x480.
+    Small,
+    /// No encode engine.
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HangIn {
+    Lock,
+    Encode,
+    Destroy,
+    Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silent {
+    /// Success, and no bytes.
+    Zero,
+    /// "Need more input" for ever.
+    NeedMore,
+}
+
+#[derive(Debug)]
+pub struct Config {
+    /// `MAX_VERSION=0xB0`
+    pub max_version: u32,
+    /// `HIDE=symbol:NAME`: a function of the list, or of libcuda, that is not there
+    pub hide: Vec<String>,
+    /// `OPEN_STATUS=2`, `INIT_STATUS`, `MULTIPASS_STATUS`, `REGISTER_STATUS`, `MAP_STATUS`
+    pub open_status: u32,
+    pub init_status: u32,
+    pub multipass_status: u32,
+    pub register_status: u32,
+    pub map_status: u32,
+    /// `SESSIONS=n`, counted over all processes by lock files in `LOCKS`
+    pub sessions: Option<u32>,
+    pub locks: PathBuf,
+    /// `ENCODE_STATUS=20@17`
+    pub encode_status: Option<(u32, u64)>,
+    /// `BUSY=3@17`
+    pub busy: Option<(u32, u64)>,
+    /// `DEVICE_LOST=17`
+    pub device_lost: Option<u64>,
+    /// `SILENT=zero|needmore`, optionally `@n`
+    pub silent: Option<(Silent, u64)>,
+    /// `HANG=lock|encode|destroy|open@17`
+    pub hang: Option<(HangIn, u64)>,
+    /// `ENCODE_MS`, `OPEN_MS`, `COPY_DELAY_US`
+    pub encode_ms: u64,
+    pub open_ms: u64,
+    pub copy_delay_us: u64,
+    /// `HOSTREG_STATUS=801`, `HOSTREG_RO=0|1`, `ALLOC_FAIL_AT=n`
+    pub hostreg_status: u32,
+    pub hostreg_ro: bool,
+    pub alloc_fail_at: Option<u64>,
+    /// `CAPS=pascal|turing|small|none`, `MIN=145x145`, `DEVICES=n`
+    pub gpu: Gpu,
+    pub min: Option<(u32, u32)>,
+    pub devices: u32,
+    /// `LASTERROR=null|invalid-utf8|text`
+    pub last_error: Option<String>,
+    /// `IDLE=1`: bookkeeping only. Copies and kernels move nothing, every picture gives the first one's bytes:
+    /// what is left of the CPU time is the client's.
+    pub idle: bool,
+    /// `STATS=path` (`%p` is the process), `STRICT=abort`
+    pub stats: Option<PathBuf>,
+    pub abort: bool,
+}
+
+pub fn config() -> &'static Config {
+    static CONFIG: LazyLock<Config> = LazyLock::new(Config::from_env);
+    &CONFIG
+}
+
+impl Config {
+    fn from_env() -> Self {
+        Self {
+            max_version: text("MAX_VERSION").map_or(0xD0, |value| {
+                let digits = value.trim_start_matches("0x");
+                u32::from_str_radix(digits, 16).unwrap_or(0xD0)
+            }),
+            hide: text("HIDE")
+                .unwrap_or_default()
+                .split(',')
+                .filter_map(|part| part.strip_prefix("symbol:"))
+                .map(str::to_owned)
+                .collect(),
+            open_status: number("OPEN_STATUS").unwrap_or(0),
+            init_status: number("INIT_STATUS").unwrap_or(0),
+            multipass_status: number("MULTIPASS_STATUS").unwrap_or(0),
+            register_status: number("REGISTER_STATUS").unwrap_or(0),
+            map_status: number("MAP_STATUS").unwrap_or(0),
+            sessions: number("SESSIONS"),
+            locks: text("LOCKS").map_or_else(std::env::temp_dir, PathBuf::from),
+            encode_status: at_picture("ENCODE_STATUS"),
+            busy: at_picture("BUSY"),
+            device_lost: number("DEVICE_LOST"),
+            silent: word_at(
+                "SILENT",
+                &[("zero", Silent::Zero), ("needmore", Silent::NeedMore)],
+            ),
+            hang: word_at(
+                "HANG",
+                &[
+                    ("lock", HangIn::Lock),
+                    ("encode", HangIn::Encode),
+                    ("destroy", HangIn::Destroy),
+                    ("open", HangIn::Open),
+                ],
+            ),
+            encode_ms: number("ENCODE_MS").unwrap_or(0),
+            open_ms: number("OPEN_MS").unwrap_or(0),
+            copy_delay_us: number("COPY_DELAY_US").unwrap_or(0),
+            hostreg_status: number("HOSTREG_STATUS").unwrap_or(0),
+            hostreg_ro: number("HOSTREG_RO").unwrap_or(1) == 1,
+            alloc_fail_at: number("ALLOC_FAIL_AT"),
+            gpu: match text("CAPS").as_deref() {
+                Some("pascal") => Gpu::Pascal,
+                Some("small") => Gpu::Small,
+                Some("none") => Gpu::None,
+                _ => Gpu::Turing,
+            },
+            min: text("MIN").and_then(|value| {
+                let (width, height) = value.split_once('x')?;
+                Some((width.parse().ok()?, height.parse().ok()?))
+            }),
+            devices: number("DEVICES").unwrap_or(1),
+            last_error: text("LASTERROR"),
+            idle: number::<u32>("IDLE") == Some(1),
+            stats: text("STATS")
+                .map(|path| PathBuf::from(path.replace("%p", &std::process::id().to_string()))),
+            abort: text("STRICT").as_deref() == Some("abort"),
+        }
+    }
+
+    pub fn hides(&self, symbol: &str) -> bool {
+        self.hide.iter().any(|hidden| hidden == symbol)
+    }
+}
+
+fn text(name: &str) -> Option<String> {
+    std::env::var(format!("NVENC_EMU_{name}")).ok()
+}
+
+fn number<T: FromStr>(name: &str) -> Option<T> {
+    text(name)?.parse().ok()
+}
+
+fn at_picture(name: &str) -> Option<(u32, u64)> {
+    let value = text(name)?;
+    let (what, at) = value.split_once('@')?;
+    Some((what.parse().ok()?, at.parse().ok()?))
+}
+
+fn word_at<T: Copy>(name: &str, words: &[(&str, T)]) -> Option<(T, u64)> {
+    let value = text(name)?;
+    let (word, at) = value.split_once('@').unwrap_or((&value, "0"));
+    let (_, meaning) = words.iter().find(|(known, _)| *known == word)?;
+    Some((*meaning, at.parse().ok()?))
+}
