@@ -519,7 +519,7 @@ fn long_recording(path: &Path) {
     let frames = payloads("h264_svga.svo2");
     let listed = (0..2400).map(|n: usize| {
         let time = 1_773_806_381_000_000_000 + n as u64 * 33_333_333;
-        (time, &frames[n % 24][..], n % 12 == 0)
+        (time, &frames[n % 24][..], n.is_multiple_of(12))
     });
     std::fs::write(path, write_svo(&SvoOptions::default(), listed)).unwrap();
 }

@@ -18,7 +18,7 @@ use crate::pipeline::stop::StopToken;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "zed_svo_grid_to_mp4", version)]
 pub struct GridArgs {
-    /// A folder with the four recordings <name>_zed1.svo2 to <name>_zed4.svo2
+    /// A folder with the four recordings NAME_zed1.svo2 to NAME_zed4.svo2
     #[arg(
         long,
         value_name = "DIR",
@@ -31,7 +31,7 @@ pub struct GridArgs {
     #[arg(long, value_name = "PATH")]
     pub input: Vec<PathBuf>,
 
-    /// The MP4; default: <segment>/<segment>_grid.mp4
+    /// The MP4; default: DIR/DIR_grid.mp4, after the name of the folder
     #[arg(long, value_name = "PATH")]
     pub output: Option<PathBuf>,
 

@@ -106,7 +106,7 @@ pub struct ViewArgs {
     #[arg(long, value_enum, default_value_t)]
     pub view: ViewChoice,
 
-    /// Calibration of the camera: a file, or a folder with SN<serial>.conf. Else it is looked for
+    /// Calibration of the camera: a file, or a folder with SN40735594.conf (its serial number). Else it is looked for
     /// beside the recording, in the folder above, and in /usr/local/zed/settings
     #[arg(long, value_name = "PATH")]
     pub calibration: Option<PathBuf>,
