@@ -13,6 +13,7 @@ mod nvenc_drive;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -29,6 +30,9 @@ fn drive_child() {
         std::process::exit(0);
     }
 }
+
+/// The acceptance rows run in real time; nothing else of this file may take the machine meanwhile.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// The emulator in place of the driver's libraries.
 struct Emulator {
@@ -91,6 +95,7 @@ impl Emulator {
     }
 
     fn drive(&self, arguments: &str, switches: &[(&str, &str)]) -> Outcome {
+        let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
         let output = self
             .drive_command(arguments, "stats.json", switches)
             .output()
@@ -755,6 +760,7 @@ fn the_five_acceptance_rows_pass_by_nvenc_without_violation_or_leak() {
     if !have("ffmpeg") {
         return;
     }
+    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let emulator = Emulator::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let binaries = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
@@ -807,7 +813,7 @@ fn the_streamer_exits_5_when_nvenc_is_wanted_and_refused_and_falls_back_when_it_
         command
             .env_remove("RUST_LOG")
             .args(scene.names())
-            .args("--input-mode dummy --dummy-frames 40 --dummy-width 320 --dummy-height 180 --no-nats".split(' '))
+            .args("--input-mode dummy --dummy-frames 150 --dummy-width 320 --dummy-height 180 --no-nats".split(' '))
             .args("--queue-size 64 --codec h264 --rtp --encoder".split(' '))
             .args([encoder, "--rtp-endpoint", &format!("127.0.0.1:{port}")])
             .arg("--report-json")
@@ -837,7 +843,8 @@ fn the_streamer_exits_5_when_nvenc_is_wanted_and_refused_and_falls_back_when_it_
         assert!(text.contains("using openh264"), "{lost:?}: {text}");
         let report = emulator.stats("report.json").unwrap();
         let units = report["encode"]["access_units"].as_u64();
-        assert!(units >= Some(30), "{lost:?}: {units:?} {text}");
+        // A driver that hangs takes two seconds of five with it.
+        assert!(units >= Some(60), "{lost:?}: {units:?} {text}");
         let stats = emulator.stats("stats.json").unwrap();
         assert_eq!(stats["violations"], Value::Array(vec![]), "{lost:?}");
     }

@@ -156,7 +156,7 @@ pub struct DeviceInfo {
 ///
 /// If the driver refuses, which it also does where there is no device at all.
 pub fn devices(api: &CudaApi) -> Result<Vec<DeviceInfo>, CudaError> {
-    // SAFETY (all calls below): every pointer is to a live local variable of the documented type,
+    // SAFETY: for all calls below, every pointer is to a live local variable of the documented type,
     // and the length passed with a buffer is the buffer's.
     unsafe {
         api.check("cuInit", (api.init)(0))?;

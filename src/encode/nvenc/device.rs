@@ -370,10 +370,12 @@ impl Device {
     /// does nothing more, so its stream counts as empty.
     pub fn drain_upload_stream(&self, patience: Duration) -> bool {
         let end = Instant::now() + patience;
-        // SAFETY: the stream lives until `close` destroys it.
-        while !self.upload.is_null()
-            && unsafe { (self.api.stream_query)(self.upload) } == cuda::NOT_READY
-        {
+        let busy = || {
+            // SAFETY: the stream lives until `close` destroys it.
+            let state = unsafe { (self.api.stream_query)(self.upload) };
+            state == cuda::NOT_READY
+        };
+        while !self.upload.is_null() && busy() {
             if Instant::now() >= end {
                 return false;
             }

@@ -447,9 +447,8 @@ impl Session {
 
     fn destroy_session(&mut self) {
         let ignore = |_: Result<(), Failure>| ();
-        // SAFETY (all): each handle was given by this session and is given up exactly once; maps go
-        // before registrations, everything before the session.
         for picture in std::mem::take(&mut self.in_flight) {
+            // SAFETY: mapped by this session, once, and given up here.
             ignore(self.call(Call::Unmap, |api, session| unsafe {
                 (api.unmap_input)(session, picture.mapped)
             }));
@@ -457,16 +456,19 @@ impl Session {
         for at in 0..self.surfaces.len() {
             let registered = self.surfaces[at].registered;
             if !registered.is_null() {
+                // SAFETY: registered by this session; its maps are gone.
                 ignore(self.call(Call::Unregister, |api, session| unsafe {
                     (api.unregister_resource)(session, registered)
                 }));
             }
         }
         for output in std::mem::take(&mut self.outputs) {
+            // SAFETY: made by this session, given up once.
             ignore(self.call(Call::DestroyBitstream, |api, session| unsafe {
                 (api.destroy_bitstream)(session, output)
             }));
         }
+        // SAFETY: the session's own handle, after all its children; not used again.
         ignore(self.call(Call::Destroy, |api, session| unsafe {
             (api.destroy_encoder)(session)
         }));

@@ -18,6 +18,8 @@ use crate::encode::{EncodedQueue, EncoderConfig, Picture};
 use crate::frame::SurfacePool;
 
 /// What is asked of the driver thread.
+// Moved once per picture; boxing it would allocate each time.
+#[allow(clippy::large_enum_variant)]
 pub enum Request {
     Encode(Picture, EncodedQueue),
     Flush(EncodedQueue),

@@ -724,7 +724,7 @@ const CONTROLS: &[Control] = &[
     }),
     control("copy", E, || {
         let client = Client::ready();
-        let source = vec![0_u8; 64];
+        let source = [0_u8; 64];
         let code = cuda!(cuMemcpyHtoDAsync_v2(
             0x90,
             source.as_ptr().cast(),
@@ -736,7 +736,7 @@ const CONTROLS: &[Control] = &[
     }),
     control("pageable-upload", P, || {
         let client = Client::ready();
-        let source = vec![0_u8; 64];
+        let source = [0_u8; 64];
         let code = cuda!(cuMemcpyHtoDAsync_v2(
             client.surface,
             source.as_ptr().cast(),

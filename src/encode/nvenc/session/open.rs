@@ -94,12 +94,13 @@ impl Session {
 
     fn codecs(&self) -> Result<Vec<GUID>, Failure> {
         let mut count = 0;
-        // SAFETY (both): pointers to live variables; the list holds `count` GUIDs.
+        // SAFETY: pointers to live variables; a list has room for as many GUIDs as are asked for.
         self.call(Call::GetGuids, |api, session| unsafe {
             (api.get_guid_count)(session, &raw mut count)
         })?;
         let mut list = vec![GUID::default(); count as usize];
         let mut given = 0;
+        // SAFETY: pointers to live variables; a list has room for as many GUIDs as are asked for.
         self.call(Call::GetGuids, |api, session| unsafe {
             (api.get_guids)(session, list.as_mut_ptr(), count, &raw mut given)
         })?;
@@ -126,13 +127,14 @@ impl Session {
 
     fn need_nv12(&self, codec: GUID) -> Result<(), Failure> {
         let mut count = 0;
-        // SAFETY (both): pointers to live variables; the list holds `count` formats.
+        // SAFETY: pointers to live variables; a list has room for as many formats as are asked for.
         self.call(Call::GetFormats, |api, session| unsafe {
             (api.get_input_format_count)(session, codec, &raw mut count)
         })?;
         let nv12 = NV_ENC_BUFFER_FORMAT::NV_ENC_BUFFER_FORMAT_NV12;
         let mut list = vec![NV_ENC_BUFFER_FORMAT(0); count as usize];
         let mut given = 0;
+        // SAFETY: pointers to live variables; a list has room for as many formats as are asked for.
         self.call(Call::GetFormats, |api, session| unsafe {
             (api.get_input_formats)(session, codec, list.as_mut_ptr(), count, &raw mut given)
         })?;
