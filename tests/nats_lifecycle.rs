@@ -46,6 +46,8 @@ fn a_producers_life_is_one_decodable_stream_with_an_idr_at_each_joint() {
     let inode = || wait_for("the segment", || std::fs::metadata(stage.segment()).ok()).ino();
     const SMALL: &str = "--width 320 --height 180 --fps 10";
 
+    // What is said before anybody listens is lost: nothing is retained (contract section 5).
+    wait_for("the streamer", || stage.live(&client));
     let first = stage.sim(&server, SMALL);
     wait_for_frames(12);
     // A placeholder keeps the file system from giving the next segment the same inode number.
