@@ -6,7 +6,7 @@ mod nats_support;
 
 use std::time::Duration;
 
-use common::{expect_exit, finish, streamer};
+use common::{LIMIT, expect_exit, finish, streamer};
 use nats_support::{Server, Stage, wait_for};
 use serde_json::{Value, json};
 
@@ -63,23 +63,22 @@ fn every_way_of_no_answer_has_its_code_and_words() {
     ];
     for (what, bytes, exit, error) in answers {
         while messages.try_recv().is_ok() {}
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let asked = messages
-                    .recv_timeout(Duration::from_secs(60))
-                    .expect("asked");
-                nats.publish(
-                    asked.reply.as_deref().expect("a reply subject"),
-                    None,
-                    bytes,
-                );
-            });
-            let reply = ctl(&server, &stage, &format!("{what} --timeout-ms 30000"), exit);
-            match error {
-                "" => assert_eq!(reply, json!({"ok": true})),
-                error => assert_eq!(reply["error"], error, "{bytes:?}"),
-            }
+        let reply = std::thread::scope(|scope| {
+            let arguments = format!("{what} --timeout-ms 30000");
+            let (stage, server) = (&stage, &server);
+            let asking = scope.spawn(move || ctl(server, stage, &arguments, exit));
+            let asked = messages.recv_timeout(LIMIT).expect("asked");
+            nats.publish(
+                asked.reply.as_deref().expect("a reply subject"),
+                None,
+                bytes,
+            );
+            asking.join().expect("ctl")
         });
+        match error {
+            "" => assert_eq!(reply, json!({"ok": true})),
+            error => assert_eq!(reply["error"], error, "{bytes:?}"),
+        }
     }
     // Arguments.
     for arguments in [

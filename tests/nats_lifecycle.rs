@@ -46,6 +46,8 @@ fn a_producers_life_is_one_decodable_stream_with_an_idr_at_each_joint() {
     let inode = || wait_for("the segment", || std::fs::metadata(stage.segment()).ok()).ino();
     const SMALL: &str = "--width 320 --height 180 --fps 10";
 
+    // What is said before anybody listens is lost: nothing is retained (contract section 5).
+    wait_for("the streamer", || stage.live(&client));
     let first = stage.sim(&server, SMALL);
     wait_for_frames(12);
     // A placeholder keeps the file system from giving the next segment the same inode number.
@@ -119,6 +121,27 @@ fn a_producers_life_is_one_decodable_stream_with_an_idr_at_each_joint() {
     assert_eq!(frames, pictures.len(), "every picture decodes");
 }
 
+#[test]
+fn a_killed_producer_is_noticed_by_its_silence_and_the_idle_timeout_ends_the_run() {
+    let (stage, server) = (Stage::new(), Server::running());
+    let run = stage.streamer(
+        &server,
+        "--run-mode ingest --ingest-idle-timeout-ms 6000 --no-status",
+    );
+    let client = server.client();
+    let sim = stage.sim(&server, "--width 64 --height 64 --fps 10");
+    stage.wait_for_frames(&client, 3);
+    sim.kill();
+    let text = expect_exit(&run.finish(), 0);
+    assert_eq!(text.matches("the producer is silent").count(), 1, "{text}");
+    assert!(
+        stage.segment().exists(),
+        "a killed producer leaves its segment"
+    );
+    assert_eq!(stage.report()["reason"], "idle");
+    assert_eq!(stage.report()["control"]["counters"]["offline"], 0);
+}
+
 #[derive(Debug)]
 struct Picture {
     id: u32,
@@ -139,12 +162,14 @@ fn pictures(dump: &[u8]) -> Vec<Picture> {
         let nal = &dump[start + 4..end];
         match nal[0] & 0x1F {
             6 => {
-                // Emulation prevention out: three bytes 00 00 03 become two.
-                let mut bytes = Vec::new();
+                // Emulation prevention out: two zeros of the stream and a 3 lose the 3.
+                let (mut bytes, mut zeros) = (Vec::new(), 0);
                 for byte in nal {
-                    if *byte == 3 && bytes.ends_with(&[0, 0]) {
+                    if *byte == 3 && zeros >= 2 {
+                        zeros = 0;
                         continue;
                     }
+                    zeros = if *byte == 0 { zeros + 1 } else { 0 };
                     bytes.push(*byte);
                 }
                 if let Some(at) = bytes.windows(16).position(|window| window == UUID) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{expect_exit, finish, streamer};
+use common::{LIMIT, expect_exit, finish, streamer};
 use nats_support::{Server, Stage, wait_for};
 use serde_json::{Value, json};
 
@@ -167,25 +167,22 @@ fn pythons_protobuf_reads_what_is_sent() {
     ];
     let mut captured = Vec::new();
     for (arguments, name, _) in &sent {
-        std::thread::scope(|scope| {
-            let answering = scope.spawn(|| {
-                let asked = messages
-                    .recv_timeout(Duration::from_secs(60))
-                    .expect("asked");
-                nats.publish(asked.reply.as_deref().expect("a reply subject"), None, b"");
-                asked
+        let asked = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                finish(
+                    streamer()
+                        .args(["ctl", "--timeout-ms", "30000", "--input-uri", &stage.label])
+                        .args(["--nats-url", &server.url()])
+                        .args(arguments.split_whitespace()),
+                )
             });
-            let output = finish(
-                streamer()
-                    .args(["ctl", "--timeout-ms", "30000", "--input-uri", &stage.label])
-                    .args(["--nats-url", &server.url()])
-                    .args(arguments.split_whitespace()),
-            );
-            expect_exit(&output, 0);
-            let asked = answering.join().expect("an answer was given");
-            assert!(asked.subject.starts_with(&prefix));
-            captured.push((*name, asked.data));
+            let asked = messages.recv_timeout(LIMIT).expect("asked");
+            nats.publish(asked.reply.as_deref().expect("a reply subject"), None, b"");
+            expect_exit(&asking.join().expect("ctl"), 0);
+            asked
         });
+        assert!(asked.subject.starts_with(&prefix));
+        captured.push((*name, asked.data));
     }
     let read = read_all(&python, &captured);
     for ((arguments, _, expected), read) in sent.iter().zip(read) {
@@ -210,9 +207,7 @@ fn pythons_protobuf_reads_what_the_simulator_says() {
         &server,
         "--width 64 --height 64 --frames 10 --fps 10 --ending loop --media-time --camera",
     );
-    let online = messages
-        .recv_timeout(Duration::from_secs(60))
-        .expect("ONLINE");
+    let online = messages.recv_timeout(LIMIT).expect("ONLINE");
     let (asker, answers) = server.client();
     let ask = |suffix: &str, data: &[u8]| {
         let subject = format!("cvmmap.{}.producer.{suffix}", stage.key());

@@ -110,13 +110,12 @@ fn a_flood_of_events_and_bodies_costs_no_frame_and_no_memory() {
     let run = dummy(&scene, &server, 100);
     let (client, messages) = server.client();
     let key = scene.shm_name.replace('.', "_");
-    wait_for("the service", || {
-        client.request(
-            &messages,
-            &format!("cvmmap.{key}.streamer.stats"),
-            b"",
-            Duration::from_millis(500),
-        )
+    // All that a stream allocates is there by then.
+    wait_for("twenty frames", || {
+        let subject = format!("cvmmap.{key}.streamer.stats");
+        let answer = client.request(&messages, &subject, b"", Duration::from_millis(500))?;
+        let stats: serde_json::Value = serde_json::from_slice(&answer.data).ok()?;
+        (stats["stats"]["frames"].as_u64()? >= 20).then_some(())
     });
     let events: Vec<_> = [1, 2, 3, 77]
         .into_iter()

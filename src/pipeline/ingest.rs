@@ -32,6 +32,8 @@ pub struct IngestState {
 
 /// Often enough to see the stop and the idle timeout, seldom enough to cost nothing.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// After that a producer that has not said OFFLINE is taken for gone.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Runs until the source ends, a limit is reached, or `stop`. Closes `queue` at the end.
 ///
@@ -104,7 +106,20 @@ fn ingest(
                     log::info!("the producer is offline; waiting for it");
                 }
             }
-            SourceEvent::Idle => {}
+            SourceEvent::Idle => {
+                // A producer that was killed says nothing and leaves its segment as it is.
+                if taken > 0
+                    && last_frame.elapsed() >= SILENCE
+                    && !state.offline.load(Ordering::Relaxed)
+                {
+                    set(&state.offline, true);
+                    log::info!(
+                        "no frame for {} s: the producer is silent, though its segment is there; \
+                         waiting for it",
+                        SILENCE.as_secs()
+                    );
+                }
+            }
             SourceEvent::End => {
                 stop.stop(StopReason::SourceEnded);
                 break;
