@@ -8,7 +8,7 @@
 
 mod common;
 #[allow(dead_code)] // its main is the example's
-#[path = "../examples/nvenc_drive.rs"]
+#[path = "gpu/nvenc_drive.rs"]
 mod nvenc_drive;
 
 use std::path::{Path, PathBuf};

@@ -49,7 +49,7 @@ fn the_manual_rtp_test_works_as_written() {
     let publish = block_after("A producer that behaves like the real one");
     let receive = block_after("In a second terminal");
     let tester = receive.lines().next().expect("the referee comes first");
-    let script = format!("{publish}", publish = publish.trim_end());
+    let script = publish.trim_end();
     // The second terminal, here: the streamer goes to the background and is ended afterwards.
     let script = localised(
         &format!(

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod offline;
+#[allow(rustdoc::broken_intra_doc_links)] // help texts: [default: x] and rtmp[s]:// are no links
 pub mod streamer;
 
 /// Made by `build.rs` from the flags.

@@ -6,13 +6,12 @@
 //! (limits.md section 1). What a shrinking file does to a mapping is `guard`'s business.
 
 use std::io;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
+use memmap2::{MmapOptions, MmapRaw};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, fstat};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
 use rustix::shm;
 
 use super::SourceError;
@@ -145,7 +144,7 @@ impl Region {
         // SAFETY: the mapping holds `need` bytes, so the payload starts inside it and
         // `payload_size` bytes follow; it lives as long as the borrow of self that the view
         // carries; faults are mended by its guard; `planes_fit` has checked every plane.
-        let view = unsafe { FrameView::new(info, mapping.start.as_ptr().add(METADATA_LEN)) };
+        let view = unsafe { FrameView::new(info, mapping.base().add(METADATA_LEN)) };
         Some(view.with_mapping(shared))
     }
 
@@ -153,7 +152,7 @@ impl Region {
     pub fn faulted(&self) -> bool {
         self.mapping
             .as_ref()
-            .and_then(|mapped| mapped.mapping.guard.as_ref())
+            .map(|mapped| &mapped.mapping.guard)
             .is_some_and(GuardedRange::faulted)
     }
 }
@@ -226,22 +225,19 @@ fn planes_fit(info: &FrameInfo) -> bool {
 }
 
 /// A read-only shared mapping of the file's first bytes.
+///
+/// The order of the fields is that of their drop: the guard lets go before the pages do, so that
+/// no fault is mended in an address range that is someone else's by then.
 #[derive(Debug)]
 struct Mapping {
-    start: NonNull<u8>,
+    guard: GuardedRange,
+    memory: MmapRaw,
     len: usize,
-    /// `None` only while it is being dropped.
-    guard: Option<GuardedRange>,
 }
-
-// SAFETY: the pages belong to the mapping and not to a thread, and nothing else holds them.
-unsafe impl Send for Mapping {}
-// SAFETY: shared, it gives its address and its guard's atomic flag, nothing else.
-unsafe impl Sync for Mapping {}
 
 impl MappedMemory for Mapping {
     fn base(&self) -> *const u8 {
-        self.start.as_ptr()
+        self.memory.as_ptr()
     }
 
     fn len(&self) -> usize {
@@ -251,58 +247,20 @@ impl MappedMemory for Mapping {
 
 impl Mapping {
     fn new(file: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        let page = rustix::param::page_size();
-        let whole = len.next_multiple_of(page);
-        // POPULATE takes the page faults out of the first frame; beyond any real picture it
-        // would only fill memory that a wrong metadata block asks for.
-        let populate = if len <= LARGEST_POPULATED {
-            MapFlags::POPULATE
-        } else {
-            MapFlags::empty()
-        };
-        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-        let start = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                whole,
-                ProtFlags::READ,
-                MapFlags::SHARED | populate,
-                file,
-                0,
-            )?
-        };
-        let unmap = || {
-            // SAFETY: mapped above, and not yet handed to anyone.
-            let _ = unsafe { rustix::mm::munmap(start, whole) };
-        };
-        let Some(start) = NonNull::new(start.cast::<u8>()) else {
-            unmap();
-            return Err(io::Error::other("mapped at address zero"));
-        };
-        // SAFETY: whole pages of the read-only mapping just made, which lives longer than the
-        // guard: see `drop`.
-        match unsafe { GuardedRange::new(start.as_ptr() as usize, whole) } {
-            Ok(guard) => Ok(Self {
-                start,
-                len,
-                guard: Some(guard),
-            }),
-            Err(error) => {
-                unmap();
-                Err(error)
-            }
+        let whole = len.next_multiple_of(rustix::param::page_size());
+        let mut options = MmapOptions::new();
+        options.len(whole);
+        // Populated, the first frame has no page faults; beyond any real picture that would only
+        // fill memory that a wrong metadata block asks for.
+        if len <= LARGEST_POPULATED {
+            options.populate();
         }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        self.guard = None;
-        let whole = self.len.next_multiple_of(rustix::param::page_size());
-        // SAFETY: mapped in `new` with this length; views borrow the region and are gone, and so is
-        // whoever had it registered for DMA, for they keep it alive until it is unregistered. The
-        // guard has let go, so no fault is mended in an address range that is someone else's.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), whole) };
+        // Raw: never a reference to bytes that another process writes.
+        let memory = options.map_raw_read_only(&file)?;
+        // SAFETY: whole pages of the read-only mapping just made, which lives longer than the
+        // guard, as the struct says.
+        let guard = unsafe { GuardedRange::new(memory.as_ptr() as usize, whole)? };
+        Ok(Self { guard, memory, len })
     }
 }
 

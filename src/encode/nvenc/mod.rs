@@ -4,7 +4,7 @@
 //! - [`params`]: `EncoderConfig` into NVENC structures;
 //! - [`device`], [`surface`], [`kernels`]: from the segment into an NV12 surface on the GPU;
 //! - [`session`]: the calls; [`probe`]: what a GPU says of itself, for `gpu-info`;
-//! - [`worker`]: the one thread that makes them, and the watch over it. A driver that hangs costs this
+//! - `worker`: the one thread that makes them, and the watch over it. A driver that hangs costs this
 //!   backend, never the program: its thread is left behind and the caller gets an error.
 
 #[allow(unsafe_code)] // the CUDA driver's function table
