@@ -201,7 +201,9 @@ impl Body {
             box_2d: std::array::from_fn(|corner| record.floats(60 + corner * 8)),
             dimensions: record.floats(188),
             keypoints_2d: (0..keypoints).map(|n| record.floats(200 + n * 8)).collect(),
-            keypoints_3d: (0..keypoints).map(|n| record.floats(504 + n * 12)).collect(),
+            keypoints_3d: (0..keypoints)
+                .map(|n| record.floats(504 + n * 12))
+                .collect(),
             keypoint_confidence: (0..keypoints).map(|n| record.f32(960 + n * 4)).collect(),
         })
     }
@@ -287,7 +289,10 @@ mod tests {
             assert!(matches!(with(offset, value), BodyError::Enum { .. }));
         }
         assert!(matches!(with(HEADER + 4, 4), BodyError::Enum { .. }));
-        assert!(matches!(with(HEADER + 3244, 39), BodyError::Keypoints { .. }));
+        assert!(matches!(
+            with(HEADER + 3244, 39),
+            BodyError::Keypoints { .. }
+        ));
         let short = BodyFrame::parse(&valid()[..HEADER + RECORD - 1]).unwrap_err();
         assert!(matches!(short, BodyError::PayloadSize { .. }));
         assert_eq!(BodyFrame::parse(&[]), Err(BodyError::Short { len: 0 }));

@@ -250,10 +250,7 @@ mod tests {
     use super::*;
 
     fn fixture(name: &str) -> Vec<u8> {
-        let path = format!(
-            "{}/tests/data/control/{name}",
-            env!("CARGO_MANIFEST_DIR")
-        );
+        let path = format!("{}/tests/data/control/{name}", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
         bytes(text.trim())
     }
@@ -263,7 +260,10 @@ mod tests {
             .chars()
             .map(|digit| digit.to_digit(16).unwrap() as u8)
             .collect();
-        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+        digits
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect()
     }
 
     #[test]
@@ -309,9 +309,8 @@ mod tests {
         // wire_samples.json, playlist_info_response_live and playlist_apply_empty_request_response_live
         let playlist = PlaylistResponse::decode(&bytes("1200")[..]).unwrap();
         assert_eq!(playlist.playlist_info, Some(PlaylistInfo::default()));
-        let refused = bytes(
-            "08041a20706c61796c697374207061746873206d757374206e6f7420626520656d707479",
-        );
+        let refused =
+            bytes("08041a20706c61796c697374207061746873206d757374206e6f7420626520656d707479");
         let refused = PlaylistResponse::decode(&refused[..]).unwrap();
         assert_eq!(refused.error(), ErrorCode::InvalidPayload);
         assert_eq!(refused.error_message, "playlist paths must not be empty");

@@ -105,7 +105,10 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
         seed,
     };
     let evidence = Evidence::open(&arguments.evidence, now / 1_000_000_000)?;
-    println!("fault suite: seed {seed}, evidence {}", evidence.run.display());
+    println!(
+        "fault suite: seed {seed}, evidence {}",
+        evidence.run.display()
+    );
     let wanted: Vec<_> = scenarios::ALL
         .iter()
         .filter(|s| arguments.only.is_empty() || arguments.only.iter().any(|name| s.name == name))

@@ -101,7 +101,10 @@ impl Case {
     /// Notes a claim.
     pub fn check(&mut self, name: &'static str, ok: bool, text: impl Display) {
         let text = text.to_string();
-        self.say(format!("{} {name}: {text}", if ok { "ok  " } else { "FAIL" }));
+        self.say(format!(
+            "{} {name}: {text}",
+            if ok { "ok  " } else { "FAIL" }
+        ));
         self.checks.push(Check { name, ok, text });
     }
 
@@ -115,7 +118,9 @@ impl Case {
     }
 
     pub fn failed(&self, name: &str) -> bool {
-        self.checks.iter().any(|check| check.name == name && !check.ok)
+        self.checks
+            .iter()
+            .any(|check| check.name == name && !check.ok)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -68,7 +68,11 @@ fn number_of(row: &[u8]) -> Option<u8> {
         let (from, to) = (stripe * width / BITS, (stripe + 1) * width / BITS);
         // Three places away from the edges, and the one in the middle of their order.
         let quarter = (to - from) / 4;
-        let mut samples = [row[from + quarter], row[(from + to) / 2], row[to - 1 - quarter]];
+        let mut samples = [
+            row[from + quarter],
+            row[(from + to) / 2],
+            row[to - 1 - quarter],
+        ];
         samples.sort_unstable();
         if UNSURE.contains(&samples[1]) {
             return None;

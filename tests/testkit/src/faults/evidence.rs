@@ -43,7 +43,11 @@ impl Totals {
 impl std::fmt::Display for Totals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Totals { pass, fail, skip } = self;
-        write!(f, "total={} pass={pass} fail={fail} skip={skip}", self.total())
+        write!(
+            f,
+            "total={} pass={pass} fail={fail} skip={skip}",
+            self.total()
+        )
     }
 }
 
@@ -111,7 +115,9 @@ fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
     let mut year = 1970;
     let mut left = days;
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     while left >= 365 + u64::from(leap(year)) {
         left -= 365 + u64::from(leap(year));
         year += 1;

@@ -75,7 +75,9 @@ impl Feed {
         let size = width * height * channels;
         self.picture.resize(size, 0);
         if self.torn && self.id % 10 == 9 {
-            let (above, below) = self.picture.split_at_mut(size / 2 / (width * channels) * width * channels);
+            let (above, below) = self
+                .picture
+                .split_at_mut(size / 2 / (width * channels) * width * channels);
             code::draw(self.id, width, channels, above);
             code::draw(self.id.wrapping_sub(1), width, channels, below);
         } else {

@@ -124,7 +124,10 @@ impl Drop for Probe {
 }
 
 fn longest_gap(units: &[Unit], from: Instant, to: Instant) -> Duration {
-    let inside = units.iter().map(|u| u.at).filter(|at| *at > from && *at < to);
+    let inside = units
+        .iter()
+        .map(|u| u.at)
+        .filter(|at| *at > from && *at < to);
     let (mut last, mut longest) = (from, Duration::ZERO);
     for at in inside.chain([to]) {
         longest = longest.max(at.saturating_duration_since(last));

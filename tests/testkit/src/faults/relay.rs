@@ -1,11 +1,11 @@
 //! A network between sender and receiver, in user space: loses, doubles, reorders and delays datagrams.
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,10 @@ fn forward(socket: &UdpSocket, to: u16, seed: u64, weather: &Weather, stop: &Ato
                 }
             }
         }
-        while held.peek().is_some_and(|Reverse((due, ..))| *due <= Instant::now()) {
+        while held
+            .peek()
+            .is_some_and(|Reverse((due, ..))| *due <= Instant::now())
+        {
             if let Some(Reverse((_, _, datagram))) = held.pop() {
                 weather.passed.fetch_add(1, Ordering::Relaxed);
                 // A receiver that is gone answers with ICMP: that is its business.

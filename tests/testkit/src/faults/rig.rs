@@ -237,7 +237,10 @@ impl Rig {
         if let (Some(before), Some(after)) = (self.before, after) {
             check_vitals(case, before, after);
         }
-        case.number("published", self.feed.as_ref().map_or(0, |feed| feed.published));
+        case.number(
+            "published",
+            self.feed.as_ref().map_or(0, |feed| feed.published),
+        );
         case.number("received", counts.units);
         case.number("drops", drops(&report));
         note_latency(case, &report);
@@ -275,11 +278,22 @@ impl Rig {
 /// The flags that say which producer and how to encode.
 pub fn stream_flags(case: &Case) -> Vec<String> {
     let names = &case.names;
-    ["--shm-name", &names.shm_name, "--zmq-endpoint", &names.zmq_endpoint]
-        .into_iter()
-        .chain(["--codec", "h264", "--encoder", "software", "--embed-timestamps"])
-        .map(ToOwned::to_owned)
-        .collect()
+    [
+        "--shm-name",
+        &names.shm_name,
+        "--zmq-endpoint",
+        &names.zmq_endpoint,
+    ]
+    .into_iter()
+    .chain([
+        "--codec",
+        "h264",
+        "--encoder",
+        "software",
+        "--embed-timestamps",
+    ])
+    .map(ToOwned::to_owned)
+    .collect()
 }
 
 fn check_vitals(case: &mut Case, before: Sample, after: Sample) {

@@ -75,7 +75,12 @@ impl Scenario {
             self.play(&mut case);
             control.ran = true;
             control.ok = self.control_fails.iter().all(|name| case.failed(name));
-            control.failed = case.checks.iter().filter(|c| !c.ok).map(|c| c.name).collect();
+            control.failed = case
+                .checks
+                .iter()
+                .filter(|c| !c.ok)
+                .map(|c| c.name)
+                .collect();
             control.counts = std::mem::take(&mut case.numbers);
         }
         let (status, reason) = match &case.skipped {
@@ -94,7 +99,11 @@ impl Scenario {
         let seconds = start.elapsed().as_secs_f64();
         let numbers = Value::from(case.numbers.clone());
         println!("      numbers {numbers}");
-        println!("{:<4}  {:<20} {seconds:.1} s {reason}", status.to_uppercase(), self.name);
+        println!(
+            "{:<4}  {:<20} {seconds:.1} s {reason}",
+            status.to_uppercase(),
+            self.name
+        );
         Ok(Row {
             name: self.name,
             promise: self.promise,
@@ -111,7 +120,11 @@ impl Scenario {
 
     fn play(&self, case: &mut Case) {
         if let Err(error) = (self.play)(case) {
-            case.check("played", false, format!("could not be played to its end: {error}"));
+            case.check(
+                "played",
+                false,
+                format!("could not be played to its end: {error}"),
+            );
         }
     }
 }

@@ -63,7 +63,9 @@ fn reset_storm(case: &mut Case) -> Result<(), Fail> {
     let outcome = rig.finish(case, Pictures::All)?;
     let epochs = source_count(&outcome.report, "epochs");
     let (units, keys) = (
-        outcome.report["encode"]["access_units"].as_u64().unwrap_or(0),
+        outcome.report["encode"]["access_units"]
+            .as_u64()
+            .unwrap_or(0),
         outcome.report["encode"]["key_frames"].as_u64().unwrap_or(0),
     );
     case.number("epochs", epochs);
@@ -76,7 +78,10 @@ fn reset_storm(case: &mut Case) -> Result<(), Fail> {
     case.check(
         "one_encoder",
         outcome.report["encode"]["encoders_opened"] == 1,
-        format!("{} encoders opened", outcome.report["encode"]["encoders_opened"]),
+        format!(
+            "{} encoders opened",
+            outcome.report["encode"]["encoders_opened"]
+        ),
     );
     Ok(())
 }

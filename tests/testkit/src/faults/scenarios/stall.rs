@@ -46,7 +46,13 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
 
     let url = format!("rtmp://{address}/live/stalled");
     let setup = Setup::with(&[
-        "--bitrate", "8M", "--rtp-endpoint", &deaf_at.to_string(), "--rtmp", "--rtmp-url", &url,
+        "--bitrate",
+        "8M",
+        "--rtp-endpoint",
+        &deaf_at.to_string(),
+        "--rtmp",
+        "--rtmp-url",
+        &url,
     ]);
     let mut rig = Rig::start_as(case, setup, "streamer", |feed| feed.add_grain(40))?;
     let from = Instant::now();
@@ -64,8 +70,15 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
     let served = serving.join().map_err(|_| "the server panicked")?;
     let connections = served.map(|report| report.connections.len()).unwrap_or(0);
 
-    let sinks = outcome.report["sinks"].as_array().cloned().unwrap_or_default();
-    let stalled = sinks.iter().find(|sink| sink["name"].as_str().is_some_and(|name| name.starts_with("rtmp")));
+    let sinks = outcome.report["sinks"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let stalled = sinks.iter().find(|sink| {
+        sink["name"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("rtmp"))
+    });
     let dropped: u64 = ["given_up", "gated", "errors"]
         .iter()
         .filter_map(|name| stalled?[*name].as_u64())
@@ -75,15 +88,23 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
     case.check(
         "stalled",
         dropped > 30,
-        format!("the stalled sink dropped {dropped} units by count, over {connections} connections"),
+        format!(
+            "the stalled sink dropped {dropped} units by count, over {connections} connections"
+        ),
     );
     // It validates latency: the sink that works sends while the other one waits.
-    let latency = &sinks.first().map(|sink| sink["latency"]["notice_to_last_packet"].clone()).unwrap_or_default();
+    let latency = &sinks
+        .first()
+        .map(|sink| sink["latency"]["notice_to_last_packet"].clone())
+        .unwrap_or_default();
     let p50 = latency["p50_us"].as_u64().unwrap_or(u64::MAX);
     case.check(
         "latency",
         p50 < 100_000,
-        format!("notice to last packet beside the stall: p50 {} us, p99 {} us", p50, latency["p99_us"]),
+        format!(
+            "notice to last packet beside the stall: p50 {} us, p99 {} us",
+            p50, latency["p99_us"]
+        ),
     );
     deaf.set_nonblocking(true)?;
     let unread = match deaf.recv(&mut [0; 2048]) {
@@ -91,6 +112,10 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
         Err(error) if error.kind() == ErrorKind::WouldBlock => false,
         Err(error) => return Err(error.into()),
     };
-    case.check("deaf", unread, "the receiver that never read has a full buffer");
+    case.check(
+        "deaf",
+        unread,
+        "the receiver that never read has a full buffer",
+    );
     Ok(())
 }

@@ -20,9 +20,17 @@ const RATES: [(u32, f64); 4] = [(30, 0.25), (60, 0.25), (200, 0.25), (1000, 0.25
 
 fn torn_read(case: &mut Case) -> Result<(), Fail> {
     let mut table = Vec::new();
-    let rates: &[_] = if case.is_control() { &RATES[1..2] } else { &RATES };
+    let rates: &[_] = if case.is_control() {
+        &RATES[1..2]
+    } else {
+        &RATES
+    };
     for &(fps, share) in rates {
-        let wanted = if case.is_control() { 60 } else { case.settings.torn_frames };
+        let wanted = if case.is_control() {
+            60
+        } else {
+            case.settings.torn_frames
+        };
         let setup = Setup {
             fps,
             ..Setup::with(&["--bitrate", "6M"])
@@ -45,10 +53,16 @@ fn torn_read(case: &mut Case) -> Result<(), Fail> {
         };
         let (torn, accepted) = (verified.torn.len() as u64, verified.pictures);
         let counter = |name| source_count(&outcome.report, name);
-        let refused = ["torn_metadata", "torn_payload", "too_late", "not_ready", "bad_metadata"]
-            .map(counter)
-            .iter()
-            .sum::<u64>();
+        let refused = [
+            "torn_metadata",
+            "torn_payload",
+            "too_late",
+            "not_ready",
+            "bad_metadata",
+        ]
+        .map(counter)
+        .iter()
+        .sum::<u64>();
         let looked_at = refused + counter("frames");
         let share = refused as f64 / looked_at.max(1) as f64;
         let allowed = if fps > 200 { accepted / 10_000 } else { 0 };
