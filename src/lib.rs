@@ -37,5 +37,6 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 
+pub mod replace;
 pub mod time;
 pub mod trace;

@@ -50,8 +50,8 @@ struct Arguments {
     /// Names and promises, and nothing else
     #[arg(long)]
     list: bool,
-    /// Is a producer until it is killed: segment, endpoint, frames per second
-    #[arg(long, num_args = 3, hide = true, value_names = ["SHM", "ZMQ", "FPS"])]
+    /// Is a producer until it is killed: segment, endpoint, label
+    #[arg(long, num_args = 3, hide = true, value_names = ["SHM", "ZMQ", "LABEL"])]
     as_producer: Option<Vec<String>>,
 }
 
@@ -149,18 +149,17 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
 
 /// Publishes numbered pictures until it is killed.
 fn produce(names: &[String]) -> ExitCode {
-    let [shm_name, zmq_endpoint, fps] = names else {
+    let [shm_name, zmq_endpoint, label] = names else {
         return ExitCode::from(exit::CONFIG);
     };
     let names = Names {
-        label: "faults".into(),
+        label: label.clone(),
         shm_name: shm_name.clone(),
         zmq_endpoint: zmq_endpoint.clone(),
         nats_key: String::new(),
     };
-    let fps = fps.parse().unwrap_or(30);
     let forever = Duration::from_secs(3600);
-    match Feed::open(&names, 640, 360).and_then(|mut feed| feed.run(fps, forever)) {
+    match Feed::open(&names, 640, 360).and_then(|mut feed| feed.run(30, forever)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -67,15 +67,16 @@ impl Case {
         number: usize,
     ) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
+        // At most 23 bytes: an instance name.
         let tag = format!("fs{}_{number}", std::process::id());
         Ok(Case {
             settings: settings.clone(),
             run,
             folder: folder.to_owned(),
             names: Names {
-                label: "faults".into(),
+                label: tag.clone(),
                 shm_name: format!("cvmmap_{tag}"),
-                zmq_endpoint: format!("ipc://{}/{tag}", settings.sockets.display()),
+                zmq_endpoint: format!("ipc://{}/cvmmap_{tag}", settings.sockets.display()),
                 nats_key: format!("cvmmap_{tag}"),
             },
             checks: Vec::new(),

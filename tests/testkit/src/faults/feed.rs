@@ -1,5 +1,6 @@
 //! A producer of numbered pictures at a pace.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::code;
@@ -19,9 +20,16 @@ pub struct Feed {
     pub write_time: Duration,
     /// Lower half of each picture is the frame before: what a torn read would give.
     pub torn: bool,
+    /// Of each frame: when its writing began, and when it was announced.
+    pub times: HashMap<u32, (Instant, Instant)>,
+    /// Frames in whose writing the system took the core away for longer than [`HELD`].
+    pub held: HashSet<u32>,
     picture: Vec<u8>,
     noise: Vec<u8>,
 }
+
+/// Many times what a reader needs for one of our pictures.
+pub const HELD: Duration = Duration::from_millis(2);
 
 impl Feed {
     /// Opens a producer and initialises its segment.
@@ -40,6 +48,8 @@ impl Feed {
             clock_offset: 0,
             write_time: Duration::ZERO,
             torn: false,
+            times: HashMap::new(),
+            held: HashSet::new(),
             picture: Vec::new(),
             noise: Vec::new(),
         })
@@ -98,9 +108,13 @@ impl Feed {
     ///
     /// The producer's.
     pub fn publish_drawn(&mut self) -> Result<(), ProducerError> {
+        let start = Instant::now();
         self.write_drawn()?;
         self.producer.write_metadata();
         self.producer.announce()?;
+        if !self.write_time.is_zero() {
+            self.times.insert(self.id, (start, Instant::now()));
+        }
         self.count();
         Ok(())
     }
@@ -123,7 +137,10 @@ impl Feed {
         if self.write_time.is_zero() {
             self.producer.write_payload(&frame)
         } else {
-            self.producer.write_payload_over(&frame, self.write_time)
+            if self.producer.write_payload_over(&frame, self.write_time)? > HELD {
+                self.held.insert(self.id);
+            }
+            Ok(())
         }
     }
 

@@ -99,10 +99,12 @@ impl Probe {
         longest_gap(&self.units(), from, to)
     }
 
-    /// From `instant` to the next unit.
+    /// From `instant` to the first unit of a picture that was taken after it.
     pub fn recovery_after(&self, instant: Instant) -> Option<Duration> {
         let units = lock(&self.units);
-        let next = units.iter().find(|unit| unit.at > instant)?;
+        let next = units
+            .iter()
+            .find(|unit| unit.at > instant + unit.latency.unwrap_or_default())?;
         Some(next.at - instant)
     }
 
@@ -209,14 +211,24 @@ pub struct Verified {
     pub pictures: u64,
     /// Show their own number in every row.
     pub right: u64,
-    pub torn: Vec<String>,
+    pub torn: Vec<Mixed>,
     /// Show another frame's number.
     pub wrong: u64,
     pub unreadable: u64,
     /// Units without a picture.
     pub undecoded: u64,
+    /// Right ones in a row at the end.
+    pub last_right: u64,
     /// Lines that the decoder wrote.
     pub complaints: u64,
+}
+
+/// A picture that holds rows of two frames.
+#[derive(Debug, Clone)]
+pub struct Mixed {
+    /// The frame that it was sent as.
+    pub id: u32,
+    pub text: String,
 }
 
 /// Decodes an H.264 elementary stream and reads the number of every picture.
@@ -238,47 +250,85 @@ pub fn verify(stream: &Path, ids: &[u32], width: usize, height: usize) -> io::Re
         .spawn()?;
     let mut output = decoder.stdout.take().expect("a pipe was asked for");
     let mut picture = vec![0; width * height];
-    let mut verified = Verified::default();
-    let mut next = 0;
+    let mut pictures = Vec::new();
     while output.read_exact(&mut picture).is_ok() {
-        verified.pictures += 1;
-        let seen = code::read(&picture, width);
-        let at = ids.get(next).copied();
-        match seen {
+        pictures.push(code::read(&picture, width));
+    }
+    decoder.wait()?;
+    let mut verified = compare(&pictures, ids);
+    verified.complaints = std::fs::read_to_string(&complaints)?.lines().count() as u64;
+    Ok(verified)
+}
+
+/// Each picture with its id. Where the decoder gave fewer pictures than there were units, as many are passed over.
+fn compare(pictures: &[Seen], ids: &[u32]) -> Verified {
+    let mut verified = Verified {
+        pictures: pictures.len() as u64,
+        ..Verified::default()
+    };
+    let mut spare = ids.len().saturating_sub(pictures.len());
+    verified.undecoded = spare as u64;
+    let from_the_end = pictures.iter().rev().zip(ids.iter().rev());
+    let right = from_the_end.take_while(|(seen, id)| **seen == Seen::Whole(**id as u8));
+    verified.last_right = right.count() as u64;
+    let mut next = 0;
+    for seen in pictures {
+        let Some(&id) = ids.get(next) else {
+            verified.wrong += 1;
+            continue;
+        };
+        match *seen {
+            Seen::Whole(number) if number == id as u8 => verified.right += 1,
             Seen::Whole(number) => {
-                // A unit that the decoder could not use has no picture: go on behind it.
-                let ahead = ids[next.min(ids.len())..]
+                let rest = &ids[next..];
+                let ahead = rest
                     .iter()
-                    .take(64)
+                    .take(spare + 1)
                     .position(|id| *id as u8 == number);
                 match ahead {
                     Some(skipped) => {
-                        verified.undecoded += skipped as u64;
-                        verified.right += 1;
+                        spare -= skipped;
                         next += skipped;
+                        verified.right += 1;
                     }
+                    // The next frame's picture under this one's number is the whole of a torn read.
+                    None if number == (id as u8).wrapping_add(1) => verified.torn.push(Mixed {
+                        id,
+                        text: format!("frame {id} ({}): {number} in every row", id as u8),
+                    }),
                     None => verified.wrong += 1,
                 }
             }
-            Seen::Torn { first, other, row } => {
-                let id = at.map_or("?".to_owned(), |id| format!("{id} ({})", id as u8));
-                verified
-                    .torn
-                    .push(format!("frame {id}: {first} above, {other} from row {row}"));
-            }
+            Seen::Torn { first, other, row } => verified.torn.push(Mixed {
+                id,
+                text: format!(
+                    "frame {id} ({}): {first} above, {other} from row {row}",
+                    id as u8
+                ),
+            }),
             Seen::Unreadable { .. } => verified.unreadable += 1,
         }
         next += 1;
     }
-    decoder.wait()?;
-    verified.undecoded += ids.len().saturating_sub(next) as u64;
-    verified.complaints = std::fs::read_to_string(&complaints)?.lines().count() as u64;
-    Ok(verified)
+    verified
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pictures_find_their_ids_over_units_that_were_not_decoded() {
+        let whole = |numbers: &[u8]| numbers.iter().map(|n| Seen::Whole(*n)).collect::<Vec<_>>();
+        let all = compare(&whole(&[254, 255, 0]), &[254, 255, 256]);
+        assert_eq!((all.right, all.wrong, all.undecoded), (3, 0, 0));
+        let fewer = compare(&whole(&[1, 4, 5]), &[1, 2, 3, 4, 5]);
+        assert_eq!((fewer.right, fewer.wrong, fewer.undecoded), (3, 0, 2));
+        let next = compare(&whole(&[1, 3, 3, 4]), &[1, 2, 3, 4]);
+        assert_eq!((next.right, next.torn.len(), next.wrong), (3, 1, 0));
+        let wrong = compare(&whole(&[1, 9]), &[1, 2]);
+        assert_eq!((wrong.right, wrong.wrong), (1, 1));
+    }
 
     #[test]
     fn the_edges_of_a_span_count_into_its_longest_gap() {

@@ -73,7 +73,7 @@ pub struct Outcome {
 pub enum Pictures {
     /// None.
     All,
-    /// The network has lost packets: what came whole may lack its reference.
+    /// The network has lost packets, and what came whole may lack its reference; the last second is right.
     AfterLoss,
     /// Not looked at.
     Any,
@@ -277,23 +277,19 @@ impl Rig {
 
 /// The flags that say which producer and how to encode.
 pub fn stream_flags(case: &Case) -> Vec<String> {
-    let names = &case.names;
+    let (label, prefix) = (&case.names.label, case.settings.sockets.display());
+    let uri = format!("cvmmap://{label}@{prefix}");
     [
-        "--shm-name",
-        &names.shm_name,
-        "--zmq-endpoint",
-        &names.zmq_endpoint,
-    ]
-    .into_iter()
-    .chain([
+        "--input-uri",
+        &uri,
         "--codec",
         "h264",
         "--encoder",
         "software",
         "--embed-timestamps",
-    ])
+    ]
     .map(ToOwned::to_owned)
-    .collect()
+    .to_vec()
 }
 
 fn check_vitals(case: &mut Case, before: Sample, after: Sample) {
@@ -332,20 +328,20 @@ fn check_pictures(case: &mut Case, pictures: Pictures, verified: &Verified) {
     let ok = *right > 0
         && match pictures {
             Pictures::All => whole && *undecoded == 0 && *complaints == 0,
-            // A lost reference shows until the next key frame.
-            _ => *right >= (*wrong + *unreadable + torn.len() as u64) * 2,
+            _ => verified.last_right >= 30,
         };
     case.check(
         "pictures",
         ok,
         format!(
             "{right} decoded pictures show their own number in every row; {} torn, {wrong} wrong, \
-             {unreadable} unreadable, {undecoded} units without a picture, {complaints} complaints of the decoder",
-            torn.len()
+             {unreadable} unreadable, {undecoded} units without a picture, {complaints} complaints of the decoder; {} right at the end",
+            torn.len(),
+            verified.last_right
         ),
     );
     for line in torn.iter().take(8) {
-        case.say(format!("     torn: {line}"));
+        case.say(format!("     torn: {}", line.text));
     }
 }
 

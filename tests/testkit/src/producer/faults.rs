@@ -6,7 +6,8 @@ use super::{Frame, Producer, ProducerError, block, unix_ns, wire, xorshift};
 
 impl Producer {
     /// Step 2, spread evenly over `time`, as a camera's library does that fills the region itself. Tight rows
-    /// only, without depth planes.
+    /// only, without depth planes. Gives the longest time that the writing stood still beyond its plan: the
+    /// system had taken the core away.
     ///
     /// # Errors
     ///
@@ -15,10 +16,11 @@ impl Producer {
         &mut self,
         frame: &Frame,
         time: Duration,
-    ) -> Result<(), ProducerError> {
+    ) -> Result<Duration, ProducerError> {
         self.check(frame)?;
         const PIECES: usize = 64;
         let start = Instant::now();
+        let (mut last, mut longest) = (start, Duration::ZERO);
         let room = self.segment.payload_mut();
         let piece = frame.left.len().div_ceil(PIECES).max(1);
         for (n, (to, from)) in (0_u32..).zip(room.chunks_mut(piece).zip(frame.left.chunks(piece))) {
@@ -27,9 +29,15 @@ impl Producer {
             // Not a sleep: a writer that waits gives the reader its core, and races nobody.
             while Instant::now() < due {
                 std::hint::spin_loop();
+                let now = Instant::now();
+                longest = longest.max(now - last);
+                last = now;
             }
+            let now = Instant::now();
+            longest = longest.max(now - last);
+            last = now;
         }
-        Ok(())
+        Ok(longest)
     }
 
     /// Announces a frame that may be another than the one in the segment.

@@ -65,7 +65,12 @@ fn killed_producer(case: &mut Case) -> Result<(), Fail> {
         let mut child = None;
         if !case.is_control() {
             let names = &case.names;
-            let arguments = ["--as-producer", &names.shm_name, &names.zmq_endpoint, "30"];
+            let arguments = [
+                "--as-producer",
+                &names.shm_name,
+                &names.zmq_endpoint,
+                &names.label,
+            ];
             let mut command = Command::new(&case.settings.itself);
             child = Some(Process::spawn(
                 command.args(arguments).stdin(Stdio::null()),
@@ -110,8 +115,8 @@ fn resize(case: &mut Case) -> Result<(), Fail> {
         feed.run(60, Duration::from_millis(250))?;
     }
     if case.is_control() {
-        // The signal that a shrinking segment brings, where nobody expects it.
-        rig.streamer.process.signal(rustix::process::Signal::BUS);
+        // What an unexpected SIGBUS would come to.
+        rig.streamer.process.signal(rustix::process::Signal::ABORT);
     }
     let fault = Instant::now();
     rig.check_recovery(case, fault, BACK)?;

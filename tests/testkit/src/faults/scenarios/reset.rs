@@ -24,6 +24,7 @@ fn reset_storm(case: &mut Case) -> Result<(), Fail> {
     let mut pace = Pace::new(PER_SECOND);
     for n in 0..resets {
         let choice = case.random() % 4;
+        let label = case.names.label.clone();
         let feed = rig.feed()?;
         // The id goes back, far or a little, or to the end of the numbers, which wrap on the next frame.
         feed.id = match n % 5 {
@@ -42,7 +43,7 @@ fn reset_storm(case: &mut Case) -> Result<(), Fail> {
             // The announcement ahead of its data.
             1 => {
                 let (id, time) = (feed.id, crate::producer::unix_ns());
-                feed.producer.announce_as(id, time, "faults")?;
+                feed.producer.announce_as(id, time, &label)?;
                 feed.publish_drawn()?;
             }
             // An announcement of the frame before, behind this one's.
@@ -50,7 +51,7 @@ fn reset_storm(case: &mut Case) -> Result<(), Fail> {
                 feed.publish_drawn()?;
                 let old = feed.id.wrapping_sub(2);
                 let time = crate::producer::unix_ns().saturating_sub(20_000_000);
-                feed.producer.announce_as(old, time, "faults")?;
+                feed.producer.announce_as(old, time, &label)?;
             }
             _ => feed.publish_drawn()?,
         }

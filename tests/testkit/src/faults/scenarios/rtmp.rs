@@ -130,7 +130,7 @@ pub const RTMP_KILLED: Scenario = Scenario {
 fn rtmp_killed(case: &mut Case) -> Result<(), Fail> {
     let mut wanted = options(0);
     wanted.faults = Faults {
-        close_after: (!case.is_control()).then_some(60_000),
+        close_after: (!case.is_control()).then_some(12_000),
         every_connection: true,
         ..Faults::default()
     };
