@@ -95,7 +95,9 @@ impl FrameInterval {
     /// frame shifts its rhythm when it is late: so many frames later that is known.
     const ONE_ON_TIME: usize = 8;
     const AGES: usize = 8;
-    const AGES_EACH: Duration = Duration::from_millis(500);
+    /// A producer that takes longer for good, as with a longer exposure, loses frames for this
+    /// long at most.
+    const AGES_EACH: Duration = Duration::from_millis(125);
 
     /// The newest notice of those that were received together.
     pub fn observe(&mut self, notice: FrameNotice) {
@@ -140,8 +142,8 @@ impl FrameInterval {
     ///
     /// A producer that was held up publishes late, and writes the next frame at its own time all
     /// the same: at once, if it has to. So has a notice that we were too busy to see. Either way
-    /// the time until the next frame is written counts from here, and not from the arrival. How
-    /// late something is shows only up to one interval: a missed frame is no lateness.
+    /// the time until the next frame is written counts from here, and not from the arrival. The
+    /// rhythm shows lateness only up to one interval: a missed frame is none. The age shows any.
     pub fn due(&self) -> Option<Instant> {
         let &(id, arrival) = self.rhythm.back()?;
         let Some(step) = self.step() else {
@@ -163,9 +165,10 @@ impl FrameInterval {
             .zip(lowest)
             .map_or(0, |(age, low)| age.saturating_sub(*low));
         let by_age = Duration::from_nanos(u64::try_from(older).unwrap_or(0));
-        let within = |late: Duration| late.as_nanos() % step.as_nanos().max(1);
-        let nanos = within(by_rhythm).max(within(by_age));
-        Some(arrival - Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+        let within = by_rhythm.as_nanos() % step.as_nanos().max(1);
+        // Later by age than an interval: the next frame is due already.
+        let within = Duration::from_nanos(u64::try_from(within).unwrap_or(0));
+        arrival.checked_sub(within.max(by_age)).or(Some(arrival))
     }
 
     /// The mean distance over many frames: several of them make a jitter of arrivals small.
@@ -364,10 +367,15 @@ mod tests {
         };
         (0..40).for_each(|id| assert_eq!(see(id, 0), Duration::ZERO));
         // longer than any rhythm is remembered
-        (40..240).for_each(|id| assert_eq!(see(id, 7), Duration::from_millis(7), "{id}"));
-        // Four seconds later a producer that has become slower is taken for one.
-        (240..600).for_each(|id| drop(see(id, 7)));
-        assert_eq!(see(600, 7), Duration::ZERO);
+        (40..110).for_each(|id| assert_eq!(see(id, 7), Duration::from_millis(7), "{id}"));
+        assert_eq!(
+            see(110, 35),
+            Duration::from_millis(35),
+            "frames are pending"
+        );
+        // A second later a producer that has become slower is taken for one.
+        (111..200).for_each(|id| drop(see(id, 7)));
+        assert_eq!(see(200, 7), Duration::ZERO);
     }
 
     #[test]
