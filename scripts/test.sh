@@ -23,3 +23,5 @@ step "binaries" cargo build --workspace --locked --quiet
 step "tests" cargo test --workspace --locked
 step "benches, once" cargo bench --workspace --locked --quiet -- --test
 step "acceptance" scripts/acceptance_standalone.sh
+step "faults" scripts/fault_suite.sh
+if command -v cargo-deny >/dev/null; then step "licences and sources" cargo deny check; else echo "note: cargo-deny is not here: licences and sources unchecked"; fi
