@@ -256,7 +256,7 @@ impl CvMmapSource {
         let due = self.interval.due().unwrap_or(notice.arrival);
         let latest_end = self
             .interval
-            .least()
+            .typical()
             .map(|interval| due.min(notice.arrival) + interval * LATEST_TENTHS / 10);
         let refused = match self
             .reader

@@ -129,14 +129,6 @@ impl FrameInterval {
         self.last = Some(notice);
     }
 
-    /// The distance to reckon with: the typical one, or the shortest while there are too few.
-    /// `None` before the second notice.
-    pub fn least(&self) -> Option<Duration> {
-        let seen = &self.samples[..self.count.min(Self::SAMPLES)];
-        let shortest = || seen.iter().min().map(|ns| Duration::from_nanos(*ns));
-        self.typical().or_else(shortest)
-    }
-
     /// When the newest notice should have arrived by the rhythm of those before it, and by the
     /// age that they had at best in the last seconds.
     ///
@@ -147,7 +139,7 @@ impl FrameInterval {
     pub fn due(&self) -> Option<Instant> {
         let &(id, arrival) = self.rhythm.back()?;
         // The larger one: a stream that slows down is not late.
-        let Some(step) = self.step().max(self.least()) else {
+        let Some(step) = self.step().max(self.typical()) else {
             return Some(arrival);
         };
         let late = |&(earlier, at): &(u32, Instant)| {
@@ -375,19 +367,6 @@ mod tests {
         // A second later a producer that has become slower is taken for one.
         (111..200).for_each(|id| drop(see(id, 7)));
         assert_eq!(see(200, 7), Duration::ZERO);
-    }
-
-    #[test]
-    fn the_second_frame_knows_a_distance_already() {
-        let start = Instant::now();
-        let mut interval = FrameInterval::default();
-        interval.observe(notice(0, start));
-        assert_eq!(interval.least(), None);
-        for (id, ms) in [(1, 30), (2, 50)] {
-            interval.observe(notice(id, start + Duration::from_millis(ms)));
-        }
-        assert_eq!(interval.typical(), None);
-        assert_eq!(interval.least(), Some(Duration::from_millis(20)));
     }
 
     #[test]
