@@ -40,5 +40,6 @@ pub mod config;
 pub mod exit;
 
 pub mod gpu_info;
+pub mod replace;
 pub mod time;
 pub mod trace;

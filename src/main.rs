@@ -14,6 +14,7 @@ use cvmmap_streamer::gpu_info::GpuInfo;
 use cvmmap_streamer::pipeline::status::LogWriter;
 use cvmmap_streamer::pipeline::stop::{StopReason, StopToken};
 use cvmmap_streamer::{cli, pipeline};
+use rustix::process::Resource;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 fn main() -> ExitCode {
@@ -57,6 +58,10 @@ fn stream(args: &StreamerArgs) -> Exit {
             return Exit::Invalid;
         }
     }
+    if let Err(reason) = descriptors() {
+        eprintln!("error: {reason}");
+        return Exit::Pipeline;
+    }
     let stop = StopToken::new();
     if let Err(error) = stop_on_signals(stop.clone()) {
         eprintln!("error: signals cannot be handled: {error}");
@@ -89,6 +94,25 @@ fn stream(args: &StreamerArgs) -> Exit {
     }
     exit
 }
+
+/// Sees to enough file descriptors: ZeroMQ aborts the process when it gets none.
+fn descriptors() -> Result<(), String> {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        limit.current = limit.maximum;
+        // What is there has to do then.
+        let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+    }
+    match rustix::process::getrlimit(Resource::Nofile).current {
+        Some(few) if few < LEAST_DESCRIPTORS => Err(format!(
+            "{few} open files are allowed, at least {LEAST_DESCRIPTORS} are needed: raise the limit (ulimit -n)"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Three times what a run with two sinks has open.
+const LEAST_DESCRIPTORS: u64 = 64;
 
 /// The first SIGINT or SIGTERM drains and ends with the report; a second one leaves at once.
 fn stop_on_signals(stop: StopToken) -> std::io::Result<()> {

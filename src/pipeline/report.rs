@@ -222,24 +222,15 @@ impl Report {
         }
     }
 
-    /// Writes the report beside `path` and renames it, so that a reader never sees half of it.
+    /// Writes the report as JSON; a reader never sees half of it.
     ///
     /// # Errors
     ///
     /// The file system's.
     pub fn write_json(&self, path: &Path) -> std::io::Result<()> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut file = tempfile::Builder::new()
-            .prefix(".report-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(folder)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        std::io::Write::write_all(&mut file, b"\n")?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        crate::replace::replace(path, ".report-", &text)
     }
 }
 

@@ -180,11 +180,15 @@ impl CvMmapSource {
         let empty = std::mem::replace(&mut self.emptied, Instant::now());
         if fresh && let Some(newest) = &mut self.newest {
             self.last_notice = Some(found);
-            if announced.is_none() {
+            let waited = if announced.is_none() {
                 newest.arrival = self
                     .interval
                     .probable_arrival(newest.frame_id, empty, found);
-            }
+                found.saturating_duration_since(newest.arrival)
+            } else {
+                Duration::ZERO
+            };
+            newest.age_ns = age_of(newest.timestamp_ns, waited, SystemTime::now());
             self.interval.observe(*newest);
         }
         Ok(())
@@ -212,6 +216,7 @@ impl CvMmapSource {
             frame_id: message.frame_id,
             timestamp_ns: message.timestamp_ns,
             arrival,
+            age_ns: None,
         });
         true
     }
@@ -247,10 +252,12 @@ impl CvMmapSource {
             count(&self.counters.not_ready);
             return Ok(None);
         };
+        // The next frame keeps its own time, however late this one is.
+        let due = self.interval.due().unwrap_or(notice.arrival);
         let latest_end = self
             .interval
             .typical()
-            .map(|interval| notice.arrival + interval * LATEST_TENTHS / 10);
+            .map(|interval| due.min(notice.arrival) + interval * LATEST_TENTHS / 10);
         let refused = match self
             .reader
             .read(region, &notice, latest_end, surfaces, &self.counters)
@@ -505,6 +512,15 @@ impl Refused {
             Self::OtherFrame { .. } | Self::NotReady | Self::Metadata(_) | Self::Shrunk
         )
     }
+}
+
+/// How old a capture time was when its notice came, `waited` before `now`.
+fn age_of(capture_ns: u64, waited: Duration, now: SystemTime) -> Option<i64> {
+    let capture = as_unix_time(capture_ns, now)?;
+    let now = now.duration_since(UNIX_EPOCH).ok()?.checked_sub(waited)?;
+    let now = u64::try_from(now.as_nanos()).ok()?;
+    // Within a day of each other: far from the ends of the numbers.
+    i64::try_from(i128::from(now) - i128::from(capture)).ok()
 }
 
 /// `time` if it is within a day of `now` as nanoseconds of Unix time; media time is not.

@@ -93,6 +93,9 @@ impl SnapshotReader {
         let view = region.view(info).ok_or(Refused::NotReady)?;
 
         let start = Instant::now();
+        if latest_end.is_some_and(|latest| start > latest) {
+            return Err(Refused::TooLate);
+        }
         // No payload read may move in front of the first metadata read: if it did, it could see
         // the frame before this one, under metadata that stays the same from here on. The reads
         // on both sides are volatile, assembly or system calls, which the compiler keeps in

@@ -1,11 +1,10 @@
 //! The session description as a file or in the log.
 
-use std::fs::Permissions;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::bitstream::ParameterSets;
+use crate::replace::{folder_of, replace};
 use crate::rtp::sdp::Description;
 
 /// Knows which parameter sets were announced last.
@@ -91,13 +90,7 @@ impl Announcement {
             }
             return Ok(());
         };
-        // A reader sees the old text or the new one, never half of it.
-        let mut file = tempfile::Builder::new()
-            .prefix(".sdp-")
-            .permissions(Permissions::from_mode(0o644))
-            .tempfile_in(folder_of(path))?;
-        file.write_all(text.as_bytes())?;
-        file.persist(path).map_err(|error| error.error)?;
+        replace(path, ".sdp-", text.as_bytes())?;
         log::info!(
             "{name}: session description in {}; play it with either of\n  {}\n  {}",
             path.display(),
@@ -108,16 +101,11 @@ impl Announcement {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
     use crate::encode::Codec;
 
     fn description(version: u64, parameters: &ParameterSets) -> Description<'_> {

@@ -4,6 +4,7 @@
 //! [`Producer::publish`] is the four steps of one frame. Each of them is public, so that a fault can
 //! stand between two: a writer that stops half way, repeats a frame, or announces what is not there.
 
+pub mod faults;
 pub mod segment;
 pub mod wire;
 

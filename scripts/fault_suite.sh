@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Everything that takes a streamer down in the field, done to this one: torn reads, stalled sinks, storms of resets,
+# and what else `--list` shows. Needs no server. Every scenario has a control that shows that its check can fail.
+#   --full            100,000 pictures a rate in torn_read
+#   --soak SECONDS    all scenarios at random for so long, from a printed --seed N
+#   --only NAME       just that one; repeatable
+# Evidence goes below $CVMMAP_EVIDENCE_DIR (default .sisyphus/evidence).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+profile=${CVMMAP_PROFILE:-release}
+bin=${CVMMAP_BIN_DIR:-${CARGO_TARGET_DIR:-target}/$profile}
+
+for name in cvmmap_streamer fault_suite; do
+  if [ ! -x "$bin/$name" ]; then
+    echo "fault suite: building the missing $name"
+    if [ "$profile" = release ]; then flags=--release; else flags=; fi
+    # shellcheck disable=SC2086
+    cargo build $flags --quiet || exit 5
+    break
+  fi
+done
+command -v ffmpeg >/dev/null || { echo "fault suite: ffmpeg is missing (scripts/setup.sh installs it)" >&2; exit 5; }
+
+exec "$bin/fault_suite" --binaries "$bin" "$@"

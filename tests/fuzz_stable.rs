@@ -1,0 +1,114 @@
+//! The fuzz checks without a fuzzer: the corpora below `tests/data/fuzz`, damaged copies of them, and plain noise, for a
+//! number of inputs that `CVMMAP_FUZZ_INPUTS` sets (20,000 a check; a million in the long run).
+
+mod fuzz_checks;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// xorshift64*: noise that is the same in every run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        let len = self.next() % most;
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+
+    fn damage(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.next() % 4 {
+            if bytes.is_empty() {
+                return;
+            }
+            let at = self.next() % bytes.len();
+            match self.next() % 6 {
+                0 => bytes[at] = self.next() as u8,
+                1 => bytes[at] ^= 1 << (self.next() % 8),
+                2 => bytes[at] = [0, 0xFF, 0x7F, 0x80][self.next() % 4],
+                3 => bytes.truncate(at),
+                4 => {
+                    let end = (at + 1 + self.next() % 9).min(bytes.len());
+                    let copy = bytes[at..end].to_vec();
+                    bytes.splice(at..at, copy);
+                }
+                _ => {
+                    let end = (at + 1 + self.next() % 9).min(bytes.len());
+                    bytes.drain(at..end);
+                }
+            }
+        }
+    }
+}
+
+/// The files of a corpus: as they are, or as hex where their name ends so.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/fuzz")
+        .join(name);
+    let mut paths: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("a folder entry").path())
+        .collect();
+    paths.sort();
+    paths
+        .iter()
+        .map(|path| std::fs::read(path).expect("a corpus file"))
+        .collect()
+}
+
+#[test]
+fn no_parser_of_outside_bytes_panics_or_breaks_its_limits() {
+    let inputs = std::env::var("CVMMAP_FUZZ_INPUTS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(20_000);
+    for (name, check) in fuzz_checks::ALL {
+        let start = Instant::now();
+        let seeds = corpus(name);
+        assert!(!seeds.is_empty(), "{name} has a corpus");
+        seeds.iter().for_each(|seed| check(seed));
+        let mut noise = Noise(0x5EED_0006);
+        let mut done = 0_u64;
+        // Bounded in time, so that a slow machine is not kept for ever by the long run.
+        while done < inputs && start.elapsed() < Duration::from_secs(60) {
+            let input = if noise.next() % 4 == 0 {
+                noise.bytes(600)
+            } else {
+                let mut input = seeds[noise.next() % seeds.len()].clone();
+                noise.damage(&mut input);
+                input
+            };
+            check(&input);
+            done += 1;
+        }
+        println!(
+            "{name}: {} seeds, {done} inputs in {:.1?}",
+            seeds.len(),
+            start.elapsed()
+        );
+    }
+}
+
+#[test]
+fn every_check_has_a_fuzz_target_and_every_target_a_check() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/fuzz_targets");
+    let mut targets: Vec<_> = std::fs::read_dir(folder)
+        .expect("the fuzz targets")
+        .map(|entry| entry.expect("a folder entry").path())
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    targets.sort();
+    let mut checks: Vec<_> = fuzz_checks::ALL
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
+    checks.sort();
+    assert_eq!(targets, checks);
+}

@@ -1,0 +1,169 @@
+//! `fault_suite`: everything that takes a streamer down in the field, done to this one.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use serde_json::json;
+use testkit::exit;
+use testkit::faults::case::Settings;
+use testkit::faults::evidence::{Evidence, Totals};
+use testkit::faults::feed::Feed;
+use testkit::faults::scenarios;
+use testkit::names::Names;
+use testkit::producer::unix_ns;
+
+/// Plays faults against cvmmap_streamer and checks what it promises; every scenario has a control that shows that its check
+/// can fail.
+///
+/// Exit codes: 0 all passed; 4 one failed; 1 and 2 wrong arguments; 5 the suite itself cannot run.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Folder of cvmmap_streamer
+    #[arg(long, value_name = "FOLDER")]
+    binaries: Option<PathBuf>,
+    /// Where the evidence goes
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        env = "CVMMAP_EVIDENCE_DIR",
+        default_value = ".sisyphus/evidence"
+    )]
+    evidence: PathBuf,
+    /// Only these scenarios; repeatable
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// 100,000 pictures a rate in torn_read, in place of 1,000
+    #[arg(long)]
+    full: bool,
+    /// All scenarios at random for so long
+    #[arg(long, value_name = "SECONDS")]
+    soak: Option<u64>,
+    /// Of everything random [default: the clock]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Without the runs that show that the checks can fail
+    #[arg(long)]
+    no_controls: bool,
+    /// Names and promises, and nothing else
+    #[arg(long)]
+    list: bool,
+    /// Is a producer until it is killed: segment, endpoint, label
+    #[arg(long, num_args = 3, hide = true, value_names = ["SHM", "ZMQ", "LABEL"])]
+    as_producer: Option<Vec<String>>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = exit::parse_arguments();
+    if let Some(names) = &arguments.as_producer {
+        return produce(names);
+    }
+    if arguments.list {
+        for scenario in scenarios::ALL {
+            println!("{:<22} {}", scenario.name, scenario.promise);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let unknown = arguments
+        .only
+        .iter()
+        .find(|name| scenarios::ALL.iter().all(|s| s.name != **name));
+    if let Some(name) = unknown {
+        eprintln!("error: --only {name} is no scenario; --list shows them");
+        return ExitCode::from(exit::CONFIG);
+    }
+    match run(&arguments) {
+        Ok(totals) => {
+            println!("{totals}");
+            ExitCode::from(if totals.fail == 0 {
+                exit::OK
+            } else {
+                exit::THRESHOLD_NOT_MET
+            })
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(exit::INITIALIZATION)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
+    let itself = std::env::current_exe()?;
+    let beside = itself.parent().map(PathBuf::from).unwrap_or_default();
+    let now = unix_ns();
+    let seed = arguments.seed.unwrap_or(now);
+    let sockets = std::env::temp_dir().join(format!("fs{}", std::process::id()));
+    std::fs::create_dir_all(&sockets)?;
+    let settings = Settings {
+        binaries: arguments.binaries.clone().unwrap_or(beside),
+        itself,
+        sockets: sockets.clone(),
+        torn_frames: if arguments.full { 100_000 } else { 1000 },
+        seed,
+    };
+    let evidence = Evidence::open(&arguments.evidence, now / 1_000_000_000)?;
+    println!(
+        "fault suite: seed {seed}, evidence {}",
+        evidence.run.display()
+    );
+    let wanted: Vec<_> = scenarios::ALL
+        .iter()
+        .filter(|s| arguments.only.is_empty() || arguments.only.iter().any(|name| s.name == name))
+        .collect();
+    let facts = json!({ "seed": seed, "full": arguments.full, "soak_seconds": arguments.soak });
+    let mut rows = Vec::new();
+    let start = Instant::now();
+    match arguments.soak {
+        None => {
+            for (number, scenario) in wanted.iter().enumerate() {
+                let controls = !arguments.no_controls;
+                rows.push(scenario.run(&settings, &evidence.run, number, controls)?);
+                evidence.write(&rows, &facts)?;
+            }
+        }
+        Some(seconds) => {
+            let mut noise = seed | 1;
+            let mut number = 0;
+            while start.elapsed() < Duration::from_secs(seconds) {
+                noise ^= noise << 13;
+                noise ^= noise >> 7;
+                noise ^= noise << 17;
+                let scenario = wanted[(noise >> 20) as usize % wanted.len()];
+                let settings = Settings {
+                    seed: noise,
+                    ..settings.clone()
+                };
+                let folder = evidence.run.join(format!("{number:04}"));
+                rows.push(scenario.run(&settings, &folder, number, false)?);
+                evidence.write(&rows, &facts)?;
+                number += 1;
+            }
+        }
+    }
+    let _ = std::fs::remove_dir_all(&sockets);
+    Ok(Totals::of(&rows))
+}
+
+/// Publishes numbered pictures until it is killed.
+fn produce(names: &[String]) -> ExitCode {
+    let [shm_name, zmq_endpoint, label] = names else {
+        return ExitCode::from(exit::CONFIG);
+    };
+    let names = Names {
+        label: label.clone(),
+        shm_name: shm_name.clone(),
+        zmq_endpoint: zmq_endpoint.clone(),
+        nats_key: String::new(),
+    };
+    let forever = Duration::from_secs(3600);
+    match Feed::open(&names, 640, 360).and_then(|mut feed| feed.run(30, forever)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(exit::INITIALIZATION)
+        }
+    }
+}

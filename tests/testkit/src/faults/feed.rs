@@ -1,0 +1,233 @@
+//! A producer of numbered pictures at a pace.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::code;
+use crate::names::Names;
+use crate::pattern::PixelFormat;
+use crate::producer::{Frame, FrameRate, MetadataVersion, Producer, ProducerError, Shape};
+
+/// Publishes numbered pictures.
+pub struct Feed {
+    pub producer: Producer,
+    /// Id of the next frame.
+    pub id: u32,
+    pub published: u64,
+    /// Added to the system clock, ns.
+    pub clock_offset: i64,
+    /// The payload is written over so long.
+    pub write_time: Duration,
+    /// Lower half of each picture is the frame before: what a torn read would give.
+    pub torn: bool,
+    /// Of each frame: when its writing began, and when it was announced.
+    pub times: HashMap<u32, (Instant, Instant)>,
+    /// Frames in whose writing the system took the core away for longer than [`HELD`].
+    pub held: HashSet<u32>,
+    picture: Vec<u8>,
+    noise: Vec<u8>,
+}
+
+/// Many times what a reader needs for one of our pictures.
+pub const HELD: Duration = Duration::from_millis(2);
+
+impl Feed {
+    /// Opens a producer and initialises its segment.
+    ///
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn open(names: &Names, width: u16, height: u16) -> Result<Self, ProducerError> {
+        let shape = shape(width, height);
+        let mut producer = Producer::open(names, shape)?;
+        producer.initialise()?;
+        Ok(Feed {
+            producer,
+            id: 0,
+            published: 0,
+            clock_offset: 0,
+            write_time: Duration::ZERO,
+            torn: false,
+            times: HashMap::new(),
+            held: HashSet::new(),
+            picture: Vec::new(),
+            noise: Vec::new(),
+        })
+    }
+
+    /// Pictures of another size from the next one on.
+    ///
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn resize(&mut self, width: u16, height: u16) -> Result<(), ProducerError> {
+        self.producer.reconfigure(shape(width, height))
+    }
+
+    /// Grain of that amplitude on each picture: makes bits.
+    pub fn add_grain(&mut self, amplitude: u8) {
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        self.noise = (0..1 << 20)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 33) as u8 % amplitude.max(1)
+            })
+            .collect();
+    }
+
+    /// Draws the next picture.
+    pub fn draw(&mut self) {
+        let shape = self.producer.shape();
+        let (width, height) = (usize::from(shape.width), usize::from(shape.height));
+        let channels = shape.format.channels();
+        let size = width * height * channels;
+        self.picture.resize(size, 0);
+        if self.torn && self.id % 10 == 9 {
+            let (above, below) = self
+                .picture
+                .split_at_mut(size / 2 / (width * channels) * width * channels);
+            code::draw(self.id, width, channels, above);
+            code::draw(self.id.wrapping_sub(1), width, channels, below);
+        } else {
+            code::draw(self.id, width, channels, &mut self.picture);
+        }
+        if !self.noise.is_empty() {
+            let shift = self.id.wrapping_mul(7919) as usize % self.noise.len();
+            let grain = self.noise.iter().cycle().skip(shift);
+            for (byte, grain) in self.picture.iter_mut().zip(grain) {
+                *byte += grain;
+            }
+        }
+    }
+
+    /// Publishes what was drawn, and counts on.
+    ///
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn publish_drawn(&mut self) -> Result<(), ProducerError> {
+        let start = Instant::now();
+        self.write_drawn()?;
+        self.producer.write_metadata();
+        self.producer.announce()?;
+        if !self.write_time.is_zero() {
+            self.times.insert(self.id, (start, Instant::now()));
+        }
+        self.count();
+        Ok(())
+    }
+
+    /// The first two of the four steps.
+    ///
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn write_drawn(&mut self) -> Result<(), ProducerError> {
+        let frame = Frame {
+            id: self.id,
+            capture_ns: Producer::time_at(self.clock_offset),
+            left: &self.picture,
+            depth: &[],
+            confidence: &[],
+            encoded: None,
+        };
+        self.producer.describe_frame(&frame)?;
+        if self.write_time.is_zero() {
+            self.producer.write_payload(&frame)
+        } else {
+            if self.producer.write_payload_over(&frame, self.write_time)? > HELD {
+                self.held.insert(self.id);
+            }
+            Ok(())
+        }
+    }
+
+    pub fn count(&mut self) {
+        self.id = self.id.wrapping_add(1);
+        self.published += 1;
+    }
+
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn publish(&mut self) -> Result<(), ProducerError> {
+        self.draw();
+        self.publish_drawn()
+    }
+
+    /// Publishes at `fps` until `done` says so, at each frame, or `limit` has passed. False if the limit ended it.
+    ///
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn run_until(
+        &mut self,
+        fps: u32,
+        limit: Duration,
+        mut done: impl FnMut(&Feed) -> bool,
+    ) -> Result<bool, ProducerError> {
+        let mut pace = Pace::new(fps);
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            self.draw();
+            pace.wait();
+            self.publish_drawn()?;
+            if done(self) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Publishes at `fps` for `time`.
+    ///
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn run(&mut self, fps: u32, time: Duration) -> Result<(), ProducerError> {
+        self.run_until(fps, time, |_| false).map(drop)
+    }
+}
+
+/// Instants at a distance; those that were missed are left out, as a camera does.
+#[derive(Debug)]
+pub struct Pace {
+    next: Instant,
+    interval: Duration,
+}
+
+impl Pace {
+    pub fn new(fps: u32) -> Self {
+        Pace {
+            next: Instant::now(),
+            interval: Duration::from_secs(1) / fps.max(1),
+        }
+    }
+
+    pub fn wait(&mut self) {
+        let now = Instant::now();
+        while self.next + self.interval <= now {
+            self.next += self.interval;
+        }
+        std::thread::sleep(self.next.saturating_duration_since(now));
+        self.next += self.interval;
+    }
+}
+
+fn shape(width: u16, height: u16) -> Shape {
+    Shape {
+        format: PixelFormat::Bgr,
+        width,
+        height,
+        row_padding: 0,
+        metadata: MetadataVersion::V2,
+        frame_rate: FrameRate {
+            numerator: 30,
+            denominator: 1,
+        },
+        depth: false,
+        confidence: false,
+    }
+}

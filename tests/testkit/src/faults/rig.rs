@@ -1,0 +1,387 @@
+//! Producer, streamer and receiver together, and what holds for every fault: the streamer ends when it is told to,
+//! neither its memory nor its descriptors grow, and every picture that came shows its own number.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::case::Case;
+use super::feed::Feed;
+use super::probe::{Counts, Probe, Verified};
+use super::process::{Sample, Streamer};
+
+pub type Fail = Box<dyn Error>;
+
+/// How a rig is set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub width: u16,
+    pub height: u16,
+    pub fps: u32,
+    /// Further flags of the streamer.
+    pub flags: Vec<String>,
+    /// Where the streamer sends, if not straight to the probe.
+    pub via: Option<u16>,
+    pub first_id: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup {
+            width: 640,
+            height: 360,
+            fps: 30,
+            flags: Vec::new(),
+            via: None,
+            first_id: 0,
+        }
+    }
+}
+
+impl Setup {
+    pub fn with(flags: &[&str]) -> Self {
+        Setup {
+            flags: flags.iter().map(ToString::to_string).collect(),
+            ..Setup::default()
+        }
+    }
+}
+
+pub struct Rig {
+    pub feed: Option<Feed>,
+    pub probe: Probe,
+    pub streamer: Streamer,
+    pub setup: Setup,
+    /// When the stream ran.
+    pub warm: Instant,
+    /// The streamer then.
+    pub before: Option<Sample>,
+}
+
+/// What a rig has seen at its end.
+pub struct Outcome {
+    pub counts: Counts,
+    pub verified: Verified,
+    pub report: Value,
+    /// Of the units, in the order they came.
+    pub ids: Vec<u32>,
+}
+
+/// Which pictures may be missing or broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pictures {
+    /// None.
+    All,
+    /// The network has lost packets, and what came whole may lack its reference; the last second is right.
+    AfterLoss,
+    /// Not looked at.
+    Any,
+}
+
+impl Rig {
+    /// Starts all three and feeds until the stream has run for a second.
+    ///
+    /// # Errors
+    ///
+    /// If one does not start, or no stream comes within 20 s.
+    pub fn start(case: &mut Case, setup: Setup, tag: &str) -> Result<Self, Fail> {
+        Self::start_as(case, setup, tag, |_| {})
+    }
+
+    /// As [`Rig::start`], with a change to the producer first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rig::start`].
+    pub fn start_as(
+        case: &mut Case,
+        setup: Setup,
+        tag: &str,
+        prepare: impl FnOnce(&mut Feed),
+    ) -> Result<Self, Fail> {
+        let probe = Probe::start(0, case.path(&format!("{tag}.h264")))?;
+        Self::start_at(case, setup, tag, probe, prepare)
+    }
+
+    /// As [`Rig::start_as`], with a receiver that is there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rig::start`].
+    pub fn start_at(
+        case: &mut Case,
+        setup: Setup,
+        tag: &str,
+        probe: Probe,
+        prepare: impl FnOnce(&mut Feed),
+    ) -> Result<Self, Fail> {
+        let mut feed = Feed::open(&case.names, setup.width, setup.height)?;
+        feed.id = setup.first_id;
+        prepare(&mut feed);
+        let endpoint = format!("127.0.0.1:{}", setup.via.unwrap_or(probe.port));
+        let mut arguments = stream_flags(case);
+        arguments.extend(["--rtp".to_owned(), "--rtp-endpoint".to_owned(), endpoint]);
+        arguments.extend(setup.flags.iter().cloned());
+        let mut streamer = Streamer::start(case, tag, &arguments)?;
+        let limit = Duration::from_secs(20);
+        if !feed.run_until(setup.fps, limit, |_| probe.count() > 0)? {
+            let ended = streamer.process.wait(Duration::ZERO).map(|e| e.code());
+            return Err(format!("no stream within {limit:?} (streamer exit {ended:?})").into());
+        }
+        feed.run(setup.fps, Duration::from_secs(1))?;
+        Ok(Rig {
+            feed: Some(feed),
+            probe,
+            before: streamer.vitals.last(),
+            streamer,
+            setup,
+            warm: Instant::now(),
+        })
+    }
+
+    /// The producer; there is one unless the scenario took it away.
+    ///
+    /// # Errors
+    ///
+    /// If the scenario did.
+    pub fn feed(&mut self) -> Result<&mut Feed, Fail> {
+        self.feed.as_mut().ok_or_else(|| "no producer now".into())
+    }
+
+    /// Publishes at the usual rate for `seconds`.
+    ///
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn run(&mut self, seconds: f64) -> Result<(), Fail> {
+        let fps = self.setup.fps;
+        Ok(self.feed()?.run(fps, Duration::from_secs_f64(seconds))?)
+    }
+
+    /// Checks the longest gap from `from` to now.
+    pub fn check_gap(&self, case: &mut Case, from: Instant, limit: Duration) {
+        let gap = self.probe.longest_gap(from, Instant::now());
+        case.number("longest_gap_ms", gap.as_millis() as u64);
+        case.check(
+            "gap",
+            gap <= limit,
+            format!("longest gap of the RTP stream {gap:.0?}, at most {limit:.0?}"),
+        );
+    }
+
+    /// Feeds until a unit comes that was sent after `fault`, and checks how long that took.
+    ///
+    /// # Errors
+    ///
+    /// The producer's.
+    pub fn check_recovery(
+        &mut self,
+        case: &mut Case,
+        fault: Instant,
+        limit: Duration,
+    ) -> Result<(), Fail> {
+        let (fps, probe) = (self.setup.fps, &self.probe);
+        if let Some(feed) = &mut self.feed {
+            feed.run_until(fps, limit * 2, |_| probe.recovery_after(fault).is_some())?;
+        } else {
+            std::thread::sleep(limit);
+        }
+        let took = self.probe.recovery_after(fault);
+        if let Some(took) = took {
+            case.number("recovery_ms", took.as_millis() as u64);
+        }
+        let text = match took {
+            Some(took) => format!("the stream was back after {took:.0?}, at most {limit:.0?}"),
+            None => format!("the stream was not back within {:.0?}", limit * 2),
+        };
+        case.check("recovered", took.is_some_and(|took| took <= limit), text);
+        Ok(())
+    }
+
+    /// Ends all three and checks what holds for every fault.
+    ///
+    /// # Errors
+    ///
+    /// If the decoder cannot be run.
+    pub fn finish(self, case: &mut Case, pictures: Pictures) -> Result<Outcome, Fail> {
+        self.finish_as("streamer", case, pictures)
+    }
+
+    /// # Errors
+    ///
+    /// As [`Rig::finish`].
+    pub fn finish_as(
+        mut self,
+        tag: &str,
+        case: &mut Case,
+        pictures: Pictures,
+    ) -> Result<Outcome, Fail> {
+        let after = self.streamer.vitals.last();
+        let limit = Duration::from_secs(5);
+        let running = self.streamer.process.is_running();
+        let ended = self.streamer.terminate(limit);
+        let code = ended.map(|ended| ended.code());
+        case.exit_codes.insert(tag.to_owned(), json!(code));
+        case.check(
+            "exit",
+            running && code == Some(0),
+            match (ended, running) {
+                (Some(e), true) => format!("ended {:.0?} after SIGTERM with {}", e.took, e.code()),
+                (Some(e), false) => format!("had ended by itself with {}", e.code()),
+                (None, _) => format!("does not end within {limit:.0?} of SIGTERM"),
+            },
+        );
+        let counts = self.probe.stop();
+        let report = self.streamer.report();
+        if let (Some(before), Some(after)) = (self.before, after) {
+            check_vitals(case, before, after);
+        }
+        case.number(
+            "published",
+            self.feed.as_ref().map_or(0, |feed| feed.published),
+        );
+        case.number("received", counts.units);
+        case.number("drops", drops(&report));
+        note_latency(case, &report);
+        let verified = match pictures {
+            Pictures::Any => Verified::default(),
+            _ => self
+                .probe
+                .verify(self.setup.width.into(), self.setup.height.into())?,
+        };
+        if pictures != Pictures::Any {
+            check_pictures(case, pictures, &verified);
+        }
+        if pictures == Pictures::All {
+            case.check(
+                "wire",
+                counts.violations.is_empty() && counts.times_going_back == 0,
+                format!(
+                    "{} RTP violations, {} times going back, {} packets lost {}",
+                    counts.violations.len(),
+                    counts.times_going_back,
+                    counts.lost,
+                    counts.violations.join("; ")
+                ),
+            );
+        }
+        Ok(Outcome {
+            ids: self.probe.units().iter().filter_map(|u| u.id).collect(),
+            counts,
+            verified,
+            report,
+        })
+    }
+}
+
+/// The flags that say which producer and how to encode.
+pub fn stream_flags(case: &Case) -> Vec<String> {
+    let (label, prefix) = (&case.names.label, case.settings.sockets.display());
+    let uri = format!("cvmmap://{label}@{prefix}");
+    [
+        "--input-uri",
+        &uri,
+        "--codec",
+        "h264",
+        "--encoder",
+        "software",
+        "--embed-timestamps",
+    ]
+    .map(ToOwned::to_owned)
+    .to_vec()
+}
+
+fn check_vitals(case: &mut Case, before: Sample, after: Sample) {
+    let growth = after.resident_kib as i64 - before.resident_kib as i64;
+    case.number("memory_before_kib", before.resident_kib);
+    case.number("memory_after_kib", after.resident_kib);
+    case.check(
+        "memory",
+        growth <= MOST_GROWTH_KIB,
+        format!(
+            "resident {} KiB before, {} KiB after the fault",
+            before.resident_kib, after.resident_kib
+        ),
+    );
+    case.check(
+        "descriptors",
+        after.descriptors <= before.descriptors + 4 && after.threads <= before.threads + 2,
+        format!(
+            "{} descriptors and {} threads before, {} and {} after",
+            before.descriptors, before.threads, after.descriptors, after.threads
+        ),
+    );
+}
+
+fn check_pictures(case: &mut Case, pictures: Pictures, verified: &Verified) {
+    let Verified {
+        right,
+        torn,
+        wrong,
+        unreadable,
+        undecoded,
+        complaints,
+        ..
+    } = verified;
+    let whole = torn.is_empty() && *wrong == 0 && *unreadable == 0;
+    let ok = *right > 0
+        && match pictures {
+            Pictures::All => whole && *undecoded == 0 && *complaints == 0,
+            _ => verified.last_right >= 30,
+        };
+    case.check(
+        "pictures",
+        ok,
+        format!(
+            "{right} decoded pictures show their own number in every row; {} torn, {wrong} wrong, \
+             {unreadable} unreadable, {undecoded} units without a picture, {complaints} complaints of the decoder; {} right at the end",
+            torn.len(),
+            verified.last_right
+        ),
+    );
+    for line in torn.iter().take(8) {
+        case.say(format!("     torn: {}", line.text));
+    }
+}
+
+fn note_latency(case: &mut Case, report: &Value) {
+    let sent = &report["sinks"][0]["latency"]["notice_to_last_packet"];
+    if !sent.is_null() {
+        case.number("latency_us", sent.clone());
+    }
+}
+
+/// Every counter of the report that means a frame or a unit less.
+pub fn drops(report: &Value) -> Value {
+    let not_lost = ["notices", "frames", "sentinel_lines", "epochs", "reopens"];
+    let mut all: serde_json::Map<String, Value> = report["source"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, count)| !not_lost.contains(&name.as_str()) && **count != json!(0))
+        .map(|(name, count)| (name.clone(), count.clone()))
+        .collect();
+    let mut add = |name: String, count: &Value| {
+        if count.as_u64().is_some_and(|count| count > 0) {
+            all.insert(name, count.clone());
+        }
+    };
+    add("evicted".into(), &report["evicted"]);
+    for name in ["stale", "left_out", "lost", "refused"] {
+        add(name.into(), &report["encode"][name]);
+    }
+    for (n, sink) in report["sinks"].as_array().into_iter().flatten().enumerate() {
+        for name in ["given_up", "gated", "errors"] {
+            add(format!("sink{n}_{name}"), &sink[name]);
+        }
+    }
+    all.into()
+}
+
+/// A counter of the report's source; 0 if it is not there.
+pub fn source_count(report: &Value, name: &str) -> u64 {
+    report["source"][name].as_u64().unwrap_or(0)
+}
+
+const MOST_GROWTH_KIB: i64 = 16 * 1024;

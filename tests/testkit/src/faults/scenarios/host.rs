@@ -1,0 +1,260 @@
+//! The machine around the streamer: signals, full disks, too few descriptors, too little time.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::faults::case::Case;
+use crate::faults::process::Process;
+use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::suite::Scenario;
+
+pub const SIGTERM: Scenario = Scenario {
+    name: "sigterm",
+    promise: "SIGTERM at any moment of start and stop ends the process within 3 s and leaves no segment behind",
+    play: sigterm,
+    control_fails: &["ends"],
+};
+
+fn dummy(case: &Case, n: usize) -> (Command, PathBuf) {
+    let socket = case.settings.sockets.join(format!("d{n}"));
+    let mut command = Command::new(case.binary("cvmmap_streamer"));
+    command
+        .args([
+            "--input-mode",
+            "dummy",
+            "--no-nats",
+            "--no-status",
+            "--codec",
+            "h264",
+        ])
+        .args(["--encoder", "software", "--shm-name", &case.names.shm_name])
+        .arg("--zmq-endpoint")
+        .arg(format!("ipc://{}", socket.display()))
+        .stdin(Stdio::null());
+    (command, socket)
+}
+
+fn sigterm(case: &mut Case) -> Result<(), Fail> {
+    let rounds = if case.is_control() { 1 } else { 24 };
+    let (mut slowest, mut codes, mut left, mut late) = (Duration::ZERO, Vec::new(), 0, 0);
+    for n in 0..rounds {
+        let (mut command, socket) = dummy(case, n);
+        let port = 40_000 + case.random() % 10_000 * 2;
+        let log = std::fs::File::create(case.path(&format!("round_{n}.log")))?;
+        command
+            .args(["--rtp", "--rtp-endpoint", &format!("127.0.0.1:{port}")])
+            // One that is being connected to, for every second round.
+            .args(if n % 2 == 0 {
+                &["--rtmp", "--rtmp-url", "rtmp://127.0.0.1:9/live/key"][..]
+            } else {
+                &[]
+            })
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let mut process = Process::spawn(&mut command)?;
+        // More of the early moments, where things are being made.
+        let delay = case.random() % if n % 3 == 0 { 600 } else { 80 };
+        std::thread::sleep(Duration::from_millis(delay));
+        if case.is_control() {
+            process.signal(Signal::STOP);
+        }
+        process.signal(Signal::TERM);
+        match process.wait(Duration::from_secs(3)) {
+            Some(ended) => {
+                slowest = slowest.max(ended.took);
+                codes.push(ended.code());
+                // Killed before it could listen to signals, it has made nothing yet either.
+                left += usize::from(exists(&case.names.shm_name) || socket.exists());
+            }
+            None => late += 1,
+        }
+    }
+    case.number("rounds", rounds);
+    case.number("slowest_ms", slowest.as_millis() as u64);
+    case.exit_codes.insert("streamers".into(), json!(codes));
+    let ordinary = codes.iter().all(|code| [0, 143].contains(code));
+    case.check(
+        "ends",
+        late == 0 && ordinary,
+        format!("{late} of {rounds} did not end in time, the slowest took {slowest:.0?}, exit codes {codes:?}"),
+    );
+    case.check(
+        "clean",
+        left == 0,
+        format!("{left} of {rounds} left segment or socket behind"),
+    );
+    Ok(())
+}
+
+fn exists(shm_name: &str) -> bool {
+    rustix::shm::open(
+        shm_name,
+        rustix::shm::OFlags::RDONLY,
+        rustix::fs::Mode::empty(),
+    )
+    .is_ok()
+}
+
+pub const DISK_FULL: Scenario = Scenario {
+    name: "disk_full",
+    promise: "a session description and a report that cannot be written are said, and stop no stream",
+    play: disk_full,
+    control_fails: &["said"],
+};
+
+fn disk_full(case: &mut Case) -> Result<(), Fail> {
+    // Every write to this device fails for want of space.
+    let full = if case.is_control() {
+        case.path("stream.sdp")
+    } else {
+        PathBuf::from("/dev/full")
+    };
+    let mut rig = Rig::start(
+        case,
+        Setup::with(&["--rtp-sdp", &full.display().to_string()]),
+        "streamer",
+    )?;
+    let from = Instant::now();
+    rig.run(2.0)?;
+    rig.check_gap(case, from, Duration::from_millis(700));
+    let log = rig.streamer.log.clone();
+    rig.finish(case, Pictures::All)?;
+    let text = std::fs::read_to_string(log)?.to_lowercase();
+    let said = text.contains("no space") && text.contains("/dev/full");
+    case.check(
+        "said",
+        said,
+        format!("the log names the full device: {said}"),
+    );
+    let device = std::fs::symlink_metadata("/dev/full")?;
+    let kept = std::os::unix::fs::FileTypeExt::is_char_device(&device.file_type());
+    case.check("device", kept, "the device is still one");
+    if !case.is_control() {
+        // The report, on the same device.
+        let (mut command, _) = dummy(case, 0);
+        let output = command
+            .args(["--dummy-frames", "5", "--report-json", "/dev/full"])
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stderr).to_lowercase();
+        case.exit_codes
+            .insert("report".into(), json!(output.status.code()));
+        case.check(
+            "report",
+            output.status.code() == Some(5) && text.contains("no space"),
+            format!(
+                "a report that cannot be written: exit {:?}, said: {}",
+                output.status.code(),
+                text.contains("no space")
+            ),
+        );
+    }
+    Ok(())
+}
+
+pub const DESCRIPTORS: Scenario = Scenario {
+    name: "few_descriptors",
+    promise: "too few descriptors end in a stream or in an error that says so, never in a crash or a hang",
+    play: few_descriptors,
+    control_fails: &["ends"],
+};
+
+fn few_descriptors(case: &mut Case) -> Result<(), Fail> {
+    let limits: Vec<u32> = if case.is_control() {
+        vec![64]
+    } else {
+        (4..=40).step_by(4).chain([63, 64, 72, 96]).collect()
+    };
+    let (mut table, mut bad) = (Vec::new(), Vec::new());
+    for limit in limits {
+        let (command, _) = dummy(case, limit as usize);
+        let mut limited = Command::new("bash");
+        limited
+            .args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "bash"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .args([
+                "--dummy-frames",
+                "10",
+                "--rtp",
+                "--rtp-endpoint",
+                "127.0.0.1:9",
+            ])
+            .args(["--ingest-idle-timeout-ms", "3000"])
+            .stdin(Stdio::null());
+        let log = case.path(&format!("limit_{limit}.log"));
+        let file = std::fs::File::create(&log)?;
+        limited.stdout(file.try_clone()?).stderr(file);
+        let mut process = Process::spawn(&mut limited)?;
+        if case.is_control() {
+            process.signal(Signal::ABORT);
+        }
+        let code = process
+            .wait(Duration::from_secs(15))
+            .map(|ended| ended.code());
+        let text = std::fs::read_to_string(&log)?;
+        let panicked = text.contains("panicked") || text.contains("Assertion failed");
+        table.push(json!([limit, code]));
+        // 127: not even the loader could open its libraries.
+        if panicked || !matches!(code, Some(0 | 5 | 124 | 127)) {
+            bad.push(format!(
+                "{limit} descriptors: exit {code:?}{}",
+                if panicked { ", panicked" } else { "" }
+            ));
+        }
+        let _ = rustix::shm::unlink(case.names.shm_name.as_str());
+    }
+    case.number("exits", table);
+    case.check(
+        "ends",
+        bad.is_empty(),
+        if bad.is_empty() {
+            "every limit ended in 0, 5, 124 or 127".to_owned()
+        } else {
+            bad.join("; ")
+        },
+    );
+    Ok(())
+}
+
+pub const SLOW_ENCODER: Scenario = Scenario {
+    name: "slow_encoder",
+    promise: "an encoder slower than its source drops the oldest frames, by count, and its latency stays",
+    play: slow_encoder,
+    control_fails: &["overrun"],
+};
+
+fn slow_encoder(case: &mut Case) -> Result<(), Fail> {
+    let setup = Setup {
+        width: 1280,
+        height: 720,
+        fps: if case.is_control() { 5 } else { 200 },
+        ..Setup::with(&["--bitrate", "8M", "--preset", "quality"])
+    };
+    let mut rig = Rig::start_as(case, setup, "streamer", |feed| {
+        feed.add_grain(30);
+    })?;
+    rig.run(5.0)?;
+    // This producer writes without a pause: torn_read looks at that, with a writer that keeps its time.
+    let outcome = rig.finish(case, Pictures::Any)?;
+    let evicted = outcome.report["evicted"].as_u64().unwrap_or(0);
+    let skipped = outcome.report["source"]["skipped"].as_u64().unwrap_or(0);
+    let p99 = outcome.report["latency"]["notice_to_encoded"]["p99_us"]
+        .as_u64()
+        .unwrap_or(u64::MAX);
+    case.number("evicted", evicted);
+    case.check(
+        "overrun",
+        evicted + skipped > 20,
+        format!("{evicted} frames evicted, {skipped} skipped"),
+    );
+    case.check(
+        "latency",
+        p99 < 500_000,
+        format!("notice to access unit p99 {p99} us"),
+    );
+    Ok(())
+}

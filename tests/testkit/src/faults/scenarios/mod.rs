@@ -1,0 +1,36 @@
+//! The faults, one function each. A function plays the fault, or the control that its check has to complain about.
+
+mod host;
+mod network;
+mod producer;
+mod reset;
+mod rtmp;
+mod stall;
+mod torn;
+
+use super::suite::Scenario;
+
+/// In the order of a run.
+pub const ALL: &[Scenario] = &[
+    torn::TORN_READ,
+    stall::SINK_STALL,
+    reset::RESET_STORM,
+    producer::CLEAN_RESTART,
+    producer::KILLED_PRODUCER,
+    producer::RESIZE,
+    producer::SEGMENT_GONE,
+    producer::TWO_PRODUCERS,
+    producer::CLOCK_JUMPS,
+    producer::ID_WRAP,
+    producer::GARBAGE,
+    network::RECEIVER_GONE,
+    network::LOSSY_NETWORK,
+    rtmp::RTMP_REFUSED,
+    rtmp::RTMP_KILLED,
+    rtmp::RTMP_HALF_OPEN,
+    rtmp::RTMP_HOSTILE,
+    host::SLOW_ENCODER,
+    host::SIGTERM,
+    host::DISK_FULL,
+    host::DESCRIPTORS,
+];

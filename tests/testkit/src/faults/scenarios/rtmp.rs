@@ -1,0 +1,325 @@
+//! RTMP servers that are not there, die, fall silent or lie.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::faults::case::Case;
+use crate::faults::rig::{Fail, Outcome, Pictures, Rig, Setup};
+use crate::faults::suite::Scenario;
+use crate::rtmp::report::Report;
+use crate::rtmp::server::{Faults, Options, Server};
+use crate::rtmp::video::Mode;
+
+const GAP: Duration = Duration::from_millis(700);
+
+/// A server of the testkit on a thread of its own.
+struct Serving {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Report, String>>,
+}
+
+impl Serving {
+    fn start(server: Server) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || server.run(&stop).map_err(|error| error.to_string())
+        });
+        Serving { stop, thread }
+    }
+
+    fn end(self) -> Result<Report, Fail> {
+        // Relaxed: the flag guards no other data.
+        self.stop.store(true, Ordering::Relaxed);
+        let report = self.thread.join().map_err(|_| "the server panicked")?;
+        Ok(report?)
+    }
+}
+
+fn options(port: u16) -> Options {
+    let mut options = Options::new(Mode::H264);
+    options.port = port;
+    options.connections = 1000;
+    options.timeout = Duration::from_secs(60);
+    options.runs_on = true;
+    options
+}
+
+fn setup(address: SocketAddr) -> Setup {
+    let url = format!("rtmp://{address}/live/key");
+    Setup::with(&[
+        "--rtmp",
+        "--rtmp-url",
+        &url,
+        "--rtmp-max-backoff-ms",
+        "1000",
+    ])
+}
+
+/// In the control the streamer itself stands still: the other sink's gap must show it.
+fn freeze(case: &Case, rig: &mut Rig) -> Result<(), Fail> {
+    if case.is_control() {
+        rig.streamer.process.signal(Signal::STOP);
+        rig.run(1.5)?;
+        rig.streamer.process.signal(Signal::CONT);
+    }
+    Ok(())
+}
+
+fn rtmp_sink(outcome: &Outcome) -> serde_json::Value {
+    let sinks = outcome.report["sinks"].as_array();
+    let mut sinks = sinks.into_iter().flatten();
+    sinks
+        .find(|sink| {
+            sink["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("rtmp"))
+        })
+        .cloned()
+        .unwrap_or_default()
+}
+
+pub const RTMP_REFUSED: Scenario = Scenario {
+    name: "rtmp_refused",
+    promise: "a server that is not there is tried again until it is; nothing else waits",
+    play: rtmp_refused,
+    control_fails: &["gap", "published"],
+};
+
+fn rtmp_refused(case: &mut Case) -> Result<(), Fail> {
+    // A port that was free a moment ago refuses.
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let mut rig = Rig::start(case, setup(address), "streamer")?;
+    let from = Instant::now();
+    rig.run(2.0)?;
+    freeze(case, &mut rig)?;
+    let server = match case.is_control() {
+        true => None,
+        false => Some(Serving::start(Server::open(options(address.port()))?)),
+    };
+    rig.run(4.0)?;
+    rig.check_gap(case, from, GAP);
+    let outcome = rig.finish(case, Pictures::All)?;
+    let frames = match server {
+        Some(server) => server.end()?.frames,
+        None => 0,
+    };
+    case.number("rtmp_frames", frames);
+    case.check(
+        "published",
+        frames > 30,
+        format!("{frames} frames at the server that came late"),
+    );
+    case.number("rtmp_errors", rtmp_sink(&outcome)["errors"].clone());
+    Ok(())
+}
+
+pub const RTMP_KILLED: Scenario = Scenario {
+    name: "rtmp_killed",
+    promise: "a server that drops the connection again and again is published to again and again",
+    play: rtmp_killed,
+    control_fails: &["gap", "reconnected"],
+};
+
+fn rtmp_killed(case: &mut Case) -> Result<(), Fail> {
+    let mut wanted = options(0);
+    wanted.faults = Faults {
+        close_after: (!case.is_control()).then_some(12_000),
+        every_connection: true,
+        ..Faults::default()
+    };
+    let server = Server::open(wanted)?;
+    let address = server.address()?;
+    let server = Serving::start(server);
+    let mut rig = Rig::start(case, setup(address), "streamer")?;
+    let from = Instant::now();
+    rig.run(if case.is_control() { 1.0 } else { 8.0 })?;
+    freeze(case, &mut rig)?;
+    rig.check_gap(case, from, GAP);
+    let outcome = rig.finish(case, Pictures::All)?;
+    let report = server.end()?;
+    let sink = rtmp_sink(&outcome);
+    let reconnects = sink["reconnects"].as_u64().unwrap_or(0);
+    case.number("rtmp_connections", report.connections.len());
+    case.number("rtmp_frames", report.frames);
+    case.number("rtmp_violations", report.violation_count);
+    case.check(
+        "reconnected",
+        reconnects >= 2 && report.connections.len() >= 3,
+        format!(
+            "{reconnects} reconnects, {} connections, {} frames",
+            report.connections.len(),
+            report.frames
+        ),
+    );
+    case.check(
+        "protocol",
+        report.violation_count == 0,
+        format!("{} violations of the protocol", report.violation_count),
+    );
+    Ok(())
+}
+
+/// What a hostile server does with a connection.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    /// Accepts, and that is all.
+    HalfOpen,
+    /// Sends noise without end.
+    Noise,
+    /// A proper handshake, then chunks that announce 16 MB messages on many chunk streams.
+    Huge,
+    /// One byte of an answer each 50 ms.
+    Drip,
+}
+
+/// A server of our own that keeps no rule.
+struct Hostile {
+    address: SocketAddr,
+    connections: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hostile {
+    fn start(manner: Manner) -> std::io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let (connections, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let thread = std::thread::spawn({
+            let (connections, stop) = (Arc::clone(&connections), Arc::clone(&stop));
+            move || {
+                let mut open = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    match listener.accept() {
+                        Ok((stream, _)) => {
+                            connections.fetch_add(1, Ordering::Relaxed);
+                            let stop = Arc::clone(&stop);
+                            open.push(std::thread::spawn(move || misbehave(stream, manner, &stop)));
+                        }
+                        Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                    }
+                }
+                for thread in open {
+                    let _ = thread.join();
+                }
+            }
+        });
+        Ok(Hostile {
+            address,
+            connections,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn misbehave(mut stream: TcpStream, manner: Manner, stop: &AtomicBool) {
+    let _ = stream.set_nonblocking(false);
+    let _ = stream.set_write_timeout(Some(Duration::from_millis(200)));
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(20)));
+    // What the publisher sends is taken, except where silence is the point.
+    let mut sink = [0; 65_536];
+    let mut noise = 0x1234_5678_9ABC_DEF1_u64;
+    let mut block = [0_u8; 4096];
+    let shake = [3_u8; 1 + 2 * 1536];
+    let mut first = true;
+    let mut at = 0;
+    while !stop.load(Ordering::Relaxed) {
+        match manner {
+            Manner::HalfOpen => std::thread::sleep(Duration::from_millis(50)),
+            Manner::Noise | Manner::Huge => {
+                if matches!(stream.read(&mut sink), Ok(0)) {
+                    return;
+                }
+                if first && matches!(manner, Manner::Huge) {
+                    first = false;
+                    if stream.write_all(&shake).is_err() {
+                        return;
+                    }
+                }
+                for (n, piece) in block.chunks_mut(140).enumerate() {
+                    noise ^= noise << 13;
+                    noise ^= noise >> 7;
+                    noise ^= noise << 17;
+                    piece.fill((noise >> 30) as u8);
+                    if matches!(manner, Manner::Huge) && piece.len() >= 12 {
+                        // Type 0, chunk streams 3 to 62; 16 MB of a video message.
+                        let head = [3 + n as u8 % 60, 0, 0, 0, 0xFF, 0xFF, 0xFF, 9, 1, 0, 0, 0];
+                        piece[..12].copy_from_slice(&head);
+                    }
+                }
+                if stream.write_all(&block).is_err() {
+                    return;
+                }
+            }
+            Manner::Drip => {
+                if stream.write_all(&shake[at % shake.len()..][..1]).is_err() {
+                    return;
+                }
+                at += 1;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+pub const RTMP_HALF_OPEN: Scenario = Scenario {
+    name: "rtmp_half_open",
+    promise: "a server that accepts and says nothing is left, and tried again",
+    play: |case| hostile(case, &[Manner::HalfOpen, Manner::Drip]),
+    control_fails: &["gap"],
+};
+
+pub const RTMP_HOSTILE: Scenario = Scenario {
+    name: "rtmp_hostile",
+    promise: "a server that sends noise or huge messages costs a connection and no memory",
+    play: |case| hostile(case, &[Manner::Noise, Manner::Huge]),
+    control_fails: &["gap"],
+};
+
+fn hostile(case: &mut Case, manners: &[Manner]) -> Result<(), Fail> {
+    for &manner in manners {
+        let server = Hostile::start(manner)?;
+        let mut rig = Rig::start(case, setup(server.address), &format!("{manner:?}"))?;
+        let from = Instant::now();
+        rig.run(if case.is_control() { 1.0 } else { 7.0 })?;
+        freeze(case, &mut rig)?;
+        rig.check_gap(case, from, GAP);
+        let outcome = rig.finish_as(&format!("{manner:?}"), case, Pictures::All)?;
+        let (connections, sink) = (server.connections(), rtmp_sink(&outcome));
+        case.number(&format!("{manner:?}_connections"), connections);
+        case.check(
+            "met",
+            connections >= 1 && sink["access_units"].as_u64() == Some(0),
+            format!(
+                "{manner:?}: {connections} connections, {} errors, {} units sent",
+                sink["errors"], sink["access_units"]
+            ),
+        );
+        if case.is_control() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! Sinks that do not take what they are given.
+
+use std::io::ErrorKind;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::faults::case::Case;
+use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::suite::Scenario;
+use crate::rtmp::server::{Faults, Options, Server};
+use crate::rtmp::video::Mode;
+
+pub const SINK_STALL: Scenario = Scenario {
+    name: "sink_stall",
+    promise: "a server that stops reading and a receiver that never reads slow nobody else",
+    play: sink_stall,
+    control_fails: &["gap", "stalled"],
+};
+
+fn sink_stall(case: &mut Case) -> Result<(), Fail> {
+    // Closed TCP window: reads 300 kB, then nothing more, each time. The small buffer makes it felt at once.
+    let mut options = Options::new(Mode::H264);
+    options.connections = 1000;
+    options.timeout = Duration::from_secs(120);
+    options.runs_on = true;
+    options.receive_buffer = Some(8192);
+    options.faults = Faults {
+        stall_after: (!case.is_control()).then_some(300_000),
+        every_connection: true,
+        ..Faults::default()
+    };
+    let server = Server::open(options)?;
+    let address = server.address()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let serving = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || server.run(&stop).map_err(|error| error.to_string())
+    });
+    // A receiver that never reads, with as little room as the system gives.
+    let deaf = UdpSocket::bind("127.0.0.1:0")?;
+    let deaf_at = deaf.local_addr()?;
+
+    let url = format!("rtmp://{address}/live/stalled");
+    let setup = Setup::with(&[
+        "--bitrate",
+        "8M",
+        "--rtp-endpoint",
+        &deaf_at.to_string(),
+        "--rtmp",
+        "--rtmp-url",
+        &url,
+    ]);
+    let mut rig = Rig::start_as(case, setup, "streamer", |feed| feed.add_grain(40))?;
+    let from = Instant::now();
+    // Longer than the sink's patience of 8 s, so that it gives up the connection and tries again.
+    rig.run(if case.is_control() { 2.0 } else { 14.0 })?;
+    if case.is_control() {
+        rig.streamer.process.signal(Signal::STOP);
+        rig.run(1.5)?;
+        rig.streamer.process.signal(Signal::CONT);
+    }
+    rig.check_gap(case, from, Duration::from_millis(700));
+    let outcome = rig.finish(case, Pictures::Any)?;
+    // Relaxed: the flag guards no other data.
+    stop.store(true, Ordering::Relaxed);
+    let served = serving.join().map_err(|_| "the server panicked")?;
+    let connections = served.map(|report| report.connections.len()).unwrap_or(0);
+
+    let sinks = outcome.report["sinks"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let stalled = sinks.iter().find(|sink| {
+        sink["name"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("rtmp"))
+    });
+    let dropped: u64 = ["given_up", "gated", "errors"]
+        .iter()
+        .filter_map(|name| stalled?[*name].as_u64())
+        .sum();
+    case.number("rtmp_connections", connections);
+    case.number("rtmp_drops", dropped);
+    case.check(
+        "stalled",
+        dropped > 30,
+        format!(
+            "the stalled sink dropped {dropped} units by count, over {connections} connections"
+        ),
+    );
+    // It validates latency: the sink that works sends while the other one waits.
+    let latency = &sinks
+        .first()
+        .map(|sink| sink["latency"]["notice_to_last_packet"].clone())
+        .unwrap_or_default();
+    let p50 = latency["p50_us"].as_u64().unwrap_or(u64::MAX);
+    case.check(
+        "latency",
+        p50 < 100_000,
+        format!(
+            "notice to last packet beside the stall: p50 {} us, p99 {} us",
+            p50, latency["p99_us"]
+        ),
+    );
+    deaf.set_nonblocking(true)?;
+    let unread = match deaf.recv(&mut [0; 2048]) {
+        Ok(_) => true,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+        Err(error) => return Err(error.into()),
+    };
+    case.check(
+        "deaf",
+        unread,
+        "the receiver that never read has a full buffer",
+    );
+    Ok(())
+}
