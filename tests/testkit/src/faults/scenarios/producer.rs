@@ -305,7 +305,7 @@ fn garbage(case: &mut Case) -> Result<(), Fail> {
             sent += 1;
         }
         let (spoil, at, length) = (
-            case.random() % 3 == 0,
+            case.random().is_multiple_of(3),
             case.random() % 256,
             case.random() % 256,
         );
