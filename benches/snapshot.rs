@@ -118,6 +118,7 @@ impl Bench {
             frame_id: 1,
             timestamp_ns: 1,
             arrival: Instant::now(),
+            age_ns: None,
         };
         let pool = if i420 { &mut self.i420 } else { &mut self.copy };
         let read = self

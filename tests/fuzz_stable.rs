@@ -78,7 +78,7 @@ fn no_parser_of_outside_bytes_panics_or_breaks_its_limits() {
         let mut done = 0_u64;
         // Bounded in time, so that a slow machine is not kept for ever by the long run.
         while done < inputs && start.elapsed() < Duration::from_secs(60) {
-            let input = if noise.next() % 4 == 0 {
+            let input = if noise.next().is_multiple_of(4) {
                 noise.bytes(600)
             } else {
                 let mut input = seeds[noise.next() % seeds.len()].clone();

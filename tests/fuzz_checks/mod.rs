@@ -134,7 +134,7 @@ pub fn config_record(bytes: &[u8]) {
             assert!(record.bytes.len() <= bytes.len() + 512);
         }
     }
-    assert!(AccessUnitPool::LARGEST < 1 << 24);
+    const { assert!(AccessUnitPool::LARGEST < 1 << 24) };
 }
 
 pub fn body(bytes: &[u8]) {
