@@ -42,7 +42,7 @@ ssim() { # FILE: mean SSIM of its frames against the clip
 publish() { # CODEC: streams the clip once to the three ports
   local codec=$1
   "$bin/cvmmap_streamer" --no-nats --shm-name "cvmmap_clip_$$" --zmq-endpoint "ipc://$work/sync" --codec "$codec" \
-    --bitrate "$rate" --gop "$gop" --fps 25 --queue-size 64 --ingest-idle-timeout-ms 3000 --report-json "$work/$codec.json" \
+    --bitrate "$rate" --gop "$gop" --fps 25 --queue-size 8 --ingest-idle-timeout-ms 3000 --report-json "$work/$codec.json" \
     --rtp --rtp-endpoint "127.0.0.1:$port" --rtp-endpoint "127.0.0.1:$((port + 2))" --rtp-endpoint "127.0.0.1:$((port + 4))" \
     --rtp-sdp "$work/$codec.0.sdp" --rtp-sdp "$work/$codec.sdp" >"$work/$codec.streamer.log" 2>&1 &
   local streamer=$!
@@ -111,7 +111,7 @@ SDP
     # The same settings as src/encode/x265, through ffmpeg.
     kbit=$((rate / 1000))
     ffmpeg "${common[@]}" -c:v libx265 -preset ultrafast -tune zerolatency \
-      -x265-params "log-level=error:keyint=$gop:min-keyint=$gop:scenecut=0:open-gop=0:frame-threads=1:vbv-maxrate=$kbit:vbv-bufsize=$((kbit * 2 / 25)):rc-lookahead=0:repeat-headers=1" \
+      -x265-params "log-level=error:keyint=$gop:min-keyint=$gop:scenecut=0:open-gop=0:frame-threads=1:vbv-maxrate=$kbit:vbv-bufsize=$((kbit * 4 / 25)):rc-lookahead=0:repeat-headers=1" \
       -f hevc "$work/peer"
     peer=$(ssim "$work/peer")
     text="h265: SSIM $ours, ffmpeg's x265 with the same settings $peer at $(($(stat -c %s "$work/peer") * 200 / frames)) bit/s"
