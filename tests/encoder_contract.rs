@@ -519,12 +519,28 @@ fn what_cannot_be_coded_is_refused_in_words() {
 fn a_surface_of_another_encoder_concerns_one_picture_only() {
     for_each(|candidate, codec| {
         let mut line = Line::open(candidate, config(codec, 160, 96));
-        let stranger = Line::open(candidate, config(codec, 160, 96));
+        let stranger = Line::open(candidate, config(codec, 176, 96));
         let mut scene = Scene::new(160, 96);
-        let foreign = stranger.picture(&scene.next(), 0, false);
+        let foreign = stranger.picture(&Scene::new(176, 96).next(), 0, false);
         let error = line.backend.encode(foreign, &mut line.out).err().unwrap();
         assert!(error.to_string().contains("another encoder"), "{error}");
         line.push(&scene.next(), 1, false);
         assert!(line.out.pop().is_some_and(|unit| unit.key));
+    });
+}
+
+/// The first frames are read while the encoder still opens, into host surfaces made for them.
+#[test]
+fn a_host_surface_of_the_right_size_is_read_whoever_made_it() {
+    for_each(|candidate, codec| {
+        let mut line = Line::open(candidate, config(codec, 160, 96));
+        let early = Line::open(candidate, config(codec, 160, 96));
+        let mut scene = Scene::new(160, 96);
+        let first = early.picture(&scene.next(), 0, false);
+        drop(early);
+        line.backend.encode(first, &mut line.out).unwrap();
+        assert!(line.out.pop().is_some_and(|unit| unit.key));
+        line.push(&scene.next(), 1, false);
+        assert!(line.out.pop().is_some_and(|unit| !unit.key));
     });
 }

@@ -212,7 +212,9 @@ fn a_producer_that_comes_later_and_is_killed_and_restarted_is_followed() {
     // Nobody is there yet: that is waited for.
     let streamer = start_streamer(&scene, port, &["--gop", "1000"]);
     let mut first = start_sim(&scene, &[]);
-    until("the first picture", || scene.path("stream.sdp").exists());
+    until("the first picture", || {
+        std::fs::metadata(&dump).is_ok_and(|file| file.len() > 0)
+    });
     // Killed: the names stay, and so does the inode.
     first.kill().unwrap();
     first.wait().unwrap();

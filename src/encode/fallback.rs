@@ -76,10 +76,25 @@ impl Encoder {
     ///
     /// [`EncodeError::Open`] of the last candidate if none opens.
     pub fn open(choice: EncoderChoice, config: EncoderConfig) -> Result<Self, EncodeError> {
+        Self::open_announcing(choice, config, &mut |_| ())
+    }
+
+    /// As [`Encoder::open`]; tells what kind each candidate is before it is opened, which takes a
+    /// few frame intervals with some. A [`Kind::Software`] one reads host surfaces of the picture's
+    /// size from any pool, so that ingest need not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::open`].
+    pub fn open_announcing(
+        choice: EncoderChoice,
+        config: EncoderConfig,
+        trying: &mut dyn FnMut(Kind),
+    ) -> Result<Self, EncodeError> {
         if choice == EncoderChoice::Auto && !CANDIDATES.iter().any(|c| c.kind == Kind::Hardware) {
             log::info!("encoder: wanted nvenc, this build has none: coding in software");
         }
-        Self::open_among(choice, config, CANDIDATES)
+        Self::open_first(choice, config, CANDIDATES, trying)
     }
 
     /// As [`Encoder::open`], with other candidates.
@@ -92,11 +107,20 @@ impl Encoder {
         config: EncoderConfig,
         candidates: &[Candidate],
     ) -> Result<Self, EncodeError> {
+        Self::open_first(choice, config, candidates, &mut |_| ())
+    }
+
+    fn open_first(
+        choice: EncoderChoice,
+        config: EncoderConfig,
+        candidates: &[Candidate],
+        trying: &mut dyn FnMut(Kind),
+    ) -> Result<Self, EncodeError> {
         let fitting = |c: &&Candidate| choice.allows(c) && c.codecs.contains(&config.codec);
         let rest: Vec<_> = candidates.iter().filter(fitting).copied().collect();
         let mut rest = rest.into_iter();
         let mut counters = EncoderCounters::default();
-        let first = next(&mut rest, &config, &mut counters, None);
+        let first = next(&mut rest, &config, &mut counters, None, trying);
         let (backend, kind) =
             first.map_err(|why| why.unwrap_or(choice.nothing_for(config.codec)))?;
         Ok(Self {
@@ -258,7 +282,13 @@ impl Encoder {
         self.counters.lost += std::mem::take(&mut self.held);
         self.silent = 0;
         self.counters.refused += 1;
-        let next = next(&mut self.rest, &self.config, &mut self.counters, Some(why));
+        let next = next(
+            &mut self.rest,
+            &self.config,
+            &mut self.counters,
+            Some(why),
+            &mut |_| (),
+        );
         let (backend, kind) = next.map_err(|why| why.expect("a reason went in"))?;
         self.backend = backend;
         self.kind = kind;
@@ -276,9 +306,11 @@ fn next(
     config: &EncoderConfig,
     counters: &mut EncoderCounters,
     mut why: Option<EncodeError>,
+    trying: &mut dyn FnMut(Kind),
 ) -> Result<(Box<dyn EncoderBackend>, Kind), Option<EncodeError>> {
     let mut story = why.as_ref().map(ToString::to_string).unwrap_or_default();
     for candidate in rest.by_ref() {
+        trying(candidate.kind);
         match (candidate.open)(config) {
             Ok(backend) => {
                 if !story.is_empty() {

@@ -61,10 +61,23 @@ impl SurfacePool {
     }
 
     /// `count` surfaces of planes on the host, for pictures of `shape`.
+    ///
+    /// The few that are in use while nothing queues up have their pages from the start. The
+    /// others get them when they are first filled: touching all of a deep queue's would keep the
+    /// first frame waiting.
     pub fn on_host(shape: super::PictureShape, count: usize) -> Self {
-        let surface =
-            || Box::new(I420Surface::new(shape.width, shape.height, shape.format)) as Surface;
-        Self::new(std::iter::repeat_with(surface).take(count).collect())
+        const IN_USE: usize = 4;
+        let later = count.saturating_sub(IN_USE);
+        let surface = |n: usize| {
+            let touch = n >= later; // the last ones are taken first
+            Box::new(I420Surface::make(
+                shape.width,
+                shape.height,
+                shape.format,
+                touch,
+            )) as Surface
+        };
+        Self::new((0..count).map(surface).collect())
     }
 
     /// Tells pools apart: a snapshot whose surface is of another pool is of another encoder.
@@ -201,12 +214,19 @@ impl I420Surface {
     /// A surface for pictures of `width` by `height` pixels in `format`; its planes are the next
     /// even size. Every page is touched here, and chroma is set to 128.
     pub fn new(width: u32, height: u32, format: super::PixelFormat) -> Self {
+        Self::make(width, height, format, true)
+    }
+
+    fn make(width: u32, height: u32, format: super::PixelFormat, touch: bool) -> Self {
         let even = |n: u32| n.next_multiple_of(2);
         let (w, h) = (even(width), even(height));
         let luma_stride = (w as usize).next_multiple_of(Self::ALIGN);
         let chroma_stride = (w as usize / 2).next_multiple_of(Self::ALIGN);
         let len = luma_stride * h as usize + chroma_stride * h as usize;
-        let bytes = vec![128_u8; len + Self::ALIGN];
+        // Zeros come from the system without a page behind them. A grey picture's chroma is never
+        // written again, so it has to be there.
+        let touch = touch || format == super::PixelFormat::Gray;
+        let bytes = vec![if touch { 128_u8 } else { 0 }; len + Self::ALIGN];
         let start = bytes.as_ptr().align_offset(Self::ALIGN).min(Self::ALIGN);
         Self {
             width: w,
@@ -218,6 +238,15 @@ impl I420Surface {
             converter: super::convert::Converter::best(),
             source: (width, height, format),
         }
+    }
+
+    /// Whether an encoder for pictures of `shape` can read this one, whoever's pool it is of.
+    pub fn has_size_of(&self, shape: &super::PictureShape) -> bool {
+        (self.width, self.height)
+            == (
+                shape.width.next_multiple_of(2),
+                shape.height.next_multiple_of(2),
+            )
     }
 
     pub fn planes(&self) -> I420Planes<'_> {

@@ -8,12 +8,12 @@ use crate::bitstream::{AccessUnitPool, BitstreamError, sei};
 use crate::config::EncoderSettings;
 use crate::control::pose::{PictureRef, PoseStore};
 use crate::encode::fallback::{Encoder, Outcome};
-use crate::encode::registry::{EncoderChoice, default_bitrate};
+use crate::encode::registry::{EncoderChoice, Kind, default_bitrate};
 use crate::encode::{
     EncodeError, EncodedQueue, EncoderConfig, FrameRate, Picture, RateControl, Tuning,
 };
 use crate::fanout::Fanout;
-use crate::frame::Snapshot;
+use crate::frame::{Snapshot, SurfacePool};
 use crate::queue::{LatestQueue, Popped};
 use crate::trace::{LatencyHistogram, Percentiles, Stage};
 
@@ -123,6 +123,10 @@ impl EncodeStats {
         put(Stage::Notice, Stage::Encoded, |i| &mut i.notice_to_encoded);
     }
 }
+
+/// Surfaces for frames that come before the encoder is open: one is filled, one waits, one more is
+/// on its way.
+const EARLY_SURFACES: usize = 3;
 
 /// What the stage works with.
 pub struct EncodeStage<'a> {
@@ -244,10 +248,19 @@ impl Line<'_> {
             tuning: Tuning::LowLatency,
             surfaces_in_flight: self.stage.surfaces_in_flight,
         };
-        let encoder = Encoder::open(settings.choice, config)?;
+        let exchange = self.stage.exchange;
+        // Opening takes longer than many a frame interval, and the segment holds a frame no
+        // longer than that: ingest takes the first ones meanwhile. For hardware it waits, as only
+        // an open session has surfaces.
+        let encoder = Encoder::open_announcing(settings.choice, config, &mut |kind| {
+            if kind == Kind::Software {
+                let count = config.surfaces_in_flight.min(EARLY_SURFACES);
+                exchange.offer(shape, SurfacePool::on_host(shape, count));
+            }
+        })?;
         let stats = self.stage.stats;
         stats.opened.fetch_add(1, Ordering::Relaxed);
-        self.stage.exchange.offer(shape, encoder.surfaces());
+        exchange.offer(shape, encoder.surfaces());
         self.rate = RateEstimate::default();
         self.encoder = Some(Open {
             encoder,

@@ -13,7 +13,7 @@ use std::thread::available_parallelism;
 use ffi::{Coded, Complexity, Failure, Handle, Rate, Settings};
 
 use crate::frame::surface::I420Surface;
-use crate::frame::{Surface, SurfacePool};
+use crate::frame::{PictureShape, SurfacePool};
 
 use super::{
     Codec, EncodeError, EncodedPicture, EncodedQueue, EncoderBackend, EncoderConfig, Picture,
@@ -30,6 +30,7 @@ const SMALLEST: u32 = 16;
 pub struct OpenH264 {
     handle: Handle,
     pool: SurfacePool,
+    shape: PictureShape,
     rate: RateControl,
     /// What the library is told instead of one bit per second, see [`rate_factor`].
     rate_factor: f64,
@@ -70,15 +71,11 @@ impl OpenH264 {
             );
         }
         warn_without_assembler(&handle);
-        let surface = || {
-            let shape = config.shape;
-            Box::new(I420Surface::new(shape.width, shape.height, shape.format)) as Surface
-        };
-        // One more than may be on their way: the picture in `encode`.
-        let surfaces = (0..=config.surfaces_in_flight).map(|_| surface()).collect();
         Ok(Self {
             handle,
-            pool: SurfacePool::new(surfaces),
+            // One more than may be on their way: the picture in `encode`.
+            pool: SurfacePool::on_host(config.shape, config.surfaces_in_flight + 1),
+            shape: config.shape,
             rate: config.rate,
             rate_factor,
         })
@@ -102,9 +99,10 @@ impl EncoderBackend for OpenH264 {
 
     fn encode(&mut self, picture: Picture, out: &mut EncodedQueue) -> Result<(), EncodeError> {
         let snapshot = &picture.snapshot;
-        let surface = (snapshot.surface.pool_id() == self.pool.id())
-            .then(|| snapshot.surface.get::<I420Surface>())
-            .flatten()
+        let surface = snapshot
+            .surface
+            .get::<I420Surface>()
+            .filter(|surface| surface.has_size_of(&self.shape))
             .ok_or(EncodeError::ForeignSurface { encoder: NAME })?;
         let mut coded = EncodedPicture::of(snapshot, out.buffer());
         let millis = snapshot.time.to_millis();

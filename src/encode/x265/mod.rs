@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use ffi::Handle;
 
+use crate::frame::SurfacePool;
 use crate::frame::surface::I420Surface;
-use crate::frame::{Surface, SurfacePool};
 use crate::time::MediaTime;
 
 use super::{
@@ -98,17 +98,12 @@ impl X265 {
             // together, those in the frame threads, and their hand-over.
             _ => depth.lookahead + 2 * depth.b_frames + depth.frame_threads + 8,
         };
-        let surface = || {
-            let shape = config.shape;
-            Box::new(I420Surface::new(shape.width, shape.height, shape.format)) as Surface
-        };
-        // The library copies a picture when it is handed in, so it keeps no surface: one more
-        // than may be on their way.
-        let surfaces = (0..=config.surfaces_in_flight).map(|_| surface()).collect();
         Ok(Self {
             handle,
             successor: None,
-            pool: SurfacePool::new(surfaces),
+            // The library copies a picture when it is handed in, so it keeps no surface: one more
+            // than may be on their way.
+            pool: SurfacePool::on_host(config.shape, config.surfaces_in_flight + 1),
             config,
             delay,
             next_number: 0,
@@ -170,9 +165,10 @@ impl EncoderBackend for X265 {
 
     fn encode(&mut self, picture: Picture, out: &mut EncodedQueue) -> Result<(), EncodeError> {
         let snapshot = &picture.snapshot;
-        let surface = (snapshot.surface.pool_id() == self.pool.id())
-            .then(|| snapshot.surface.get::<I420Surface>())
-            .flatten()
+        let surface = snapshot
+            .surface
+            .get::<I420Surface>()
+            .filter(|surface| surface.has_size_of(&self.config.shape))
             .ok_or(EncodeError::ForeignSurface { encoder: NAME })?;
         if let Some(successor) = self.successor.take() {
             self.drain(out)?;
