@@ -32,6 +32,8 @@ pub struct StreamerConfig {
     pub stream: Option<StreamConfig>,
     pub report_json: Option<PathBuf>,
     pub status_line: bool,
+    /// Flags that were given and mean nothing here; accepted, as scripts pass them.
+    pub ignored: Vec<&'static str>,
 }
 
 /// What becomes of the bodies that a producer tracks.
@@ -190,6 +192,11 @@ impl StreamerConfig {
         } else {
             Some(stream(args)?)
         };
+        if let Some(label) = &args.dummy.dummy_label
+            && label.len() > LARGEST_LABEL
+        {
+            return Err(ConfigError::LongLabel { len: label.len() });
+        }
         let input = input(args, stream.as_ref())?;
         let queue_size = args.input.queue_size.unwrap_or(1);
         if !(1..=64).contains(&queue_size) {
@@ -216,8 +223,27 @@ impl StreamerConfig {
             stream,
             report_json: args.report.report_json.clone(),
             status_line: !args.report.no_status,
+            ignored: ignored(args),
         })
     }
+}
+
+/// The original takes the built-in producer's flags in every mode, and uses them in one.
+fn ignored(args: &StreamerArgs) -> Vec<&'static str> {
+    if args.input.input_mode == Some(InputModeArg::Dummy) {
+        return Vec::new();
+    }
+    let dummy = &args.dummy;
+    [
+        ("--dummy-label", dummy.dummy_label.is_some()),
+        ("--dummy-frames", dummy.dummy_frames.is_some()),
+        ("--dummy-fps", dummy.dummy_fps.is_some()),
+        ("--dummy-width", dummy.dummy_width.is_some()),
+        ("--dummy-height", dummy.dummy_height.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(flag, given)| given.then_some(flag))
+    .collect()
 }
 
 /// The producer's default server (contract section 1).
@@ -441,9 +467,6 @@ fn refuse_names(
 fn dummy(args: &StreamerArgs) -> Result<Dummy, ConfigError> {
     let given = &args.dummy;
     let label = given.dummy_label.clone().unwrap_or_else(|| "dummy".into());
-    if label.len() > LARGEST_LABEL {
-        return Err(ConfigError::LongLabel { len: label.len() });
-    }
     if label.is_empty() || !label.is_ascii() {
         return Err(value(
             "--dummy-label",

@@ -50,6 +50,10 @@ fn stream(args: &StreamerArgs) -> Exit {
             return Exit::Invalid;
         }
     };
+    if !config.ignored.is_empty() {
+        let flags = config.ignored.join(", ");
+        log::warn!("{flags}: ignored without --input-mode dummy");
+    }
     #[cfg(feature = "nvenc")]
     match args.encoder.gpu.as_deref().map(str::parse).transpose() {
         Ok(choice) => cvmmap_streamer::encode::nvenc::choose_gpu(choice.unwrap_or_default()),

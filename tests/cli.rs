@@ -92,7 +92,7 @@ const REFUSALS: &[Row] = &[
         &["--rtmp-url-file", "/nonexistent/urls"],
     ),
     (
-        "--dummy-label abcdefghijklmnopqrstuvwxy --input-mode dummy",
+        "--dummy-label abcdefghijklmnopqrstuvwxy",
         2,
         &["--dummy-label exceeds 24 bytes"],
     ),
@@ -251,4 +251,20 @@ fn nobody_there_within_the_idle_timeout_is_124() {
     );
     let text = expect_exit(&output, 124);
     assert!(text.contains("--ingest-idle-timeout-ms 200"), "{text}");
+}
+
+#[test]
+fn flags_of_the_built_in_producer_are_named_where_they_mean_nothing() {
+    let scene = Scene::new();
+    let output = finish(
+        streamer()
+            .args(scene.names())
+            .args("--run-mode ingest --no-nats --ingest-idle-timeout-ms 200".split(' '))
+            .args("--dummy-width 320 --dummy-fps 5".split(' ')),
+    );
+    let text = expect_exit(&output, 124);
+    assert!(
+        text.contains("--dummy-fps, --dummy-width: ignored without --input-mode dummy"),
+        "{text}"
+    );
 }

@@ -192,8 +192,16 @@ fn open_sinks(
         let sink = RtpSink::open(config, context.clone())?;
         sinks.push((Box::new(sink), context));
     }
-    for output in &stream.rtmp {
+    let alike = |url: &str| {
+        stream
+            .rtmp
+            .iter()
+            .filter(|o| o.url.to_string() == url)
+            .count()
+    };
+    for (n, output) in stream.rtmp.iter().enumerate() {
         let config = RtmpSinkConfig {
+            number: (alike(&output.url.to_string()) > 1).then_some(n + 1),
             max_retries: output.max_retries,
             backoff_cap: output.max_backoff,
             tls: output.tls.clone(),

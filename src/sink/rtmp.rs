@@ -31,6 +31,8 @@ pub use tls::TlsOptions;
 #[derive(Debug, Clone)]
 pub struct RtmpSinkConfig {
     pub url: RtmpUrl,
+    /// Tells sinks apart in logs and the report whose URLs read alike without their keys.
+    pub number: Option<usize>,
     pub packaging: Packaging,
     /// Bytes of payload per chunk.
     pub chunk_size: u32,
@@ -57,6 +59,7 @@ impl RtmpSinkConfig {
     pub fn new(url: RtmpUrl, packaging: Packaging) -> Self {
         Self {
             url,
+            number: None,
             packaging,
             chunk_size: 65536,
             max_retries: 0,
@@ -112,7 +115,10 @@ impl RtmpSink {
     ///
     /// For `rtmps://`, if there is no authority to trust.
     pub fn open(config: RtmpSinkConfig, context: SinkContext) -> Result<Self, SinkError> {
-        let name = config.url.to_string();
+        let name = match config.number {
+            Some(number) => format!("{} #{number}", config.url),
+            None => config.url.to_string(),
+        };
         // A reconnect request may lead from rtmp to rtmps: without authorities that fails then.
         let tls = match config.tls.config() {
             Ok(tls) => Some(tls),

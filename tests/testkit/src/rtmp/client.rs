@@ -19,6 +19,9 @@ pub(super) struct Client {
     pub(super) output: Vec<u8>,
     pub(super) sent: u64,
     pub(super) opened: Instant,
+    /// When `publish` was answered.
+    pub(super) published: Option<Instant>,
+    pub(super) first_frame: Option<Instant>,
     pub(super) last_input: Instant,
     pub(super) stalled_since: Option<Instant>,
     pub(super) stall_is_over: bool,
@@ -54,6 +57,21 @@ impl Client {
             room = room.min(left);
         }
         room
+    }
+
+    /// Notes what the bytes just read have brought.
+    pub(super) fn note_progress(&mut self) {
+        if self.published.is_none() && self.session.is_publishing() {
+            self.published = Some(Instant::now());
+        }
+        if self.first_frame.is_none() && self.check.counters().frames > 0 {
+            self.first_frame = Some(Instant::now());
+        }
+    }
+
+    pub(super) fn publish_to_frame_ms(&self) -> Option<u64> {
+        let took = self.first_frame?.saturating_duration_since(self.published?);
+        Some(took.as_millis() as u64)
     }
 
     /// What the peer's close or reset means.

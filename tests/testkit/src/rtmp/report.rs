@@ -29,6 +29,8 @@ pub struct Connection {
     pub pings: u64,
     pub pongs: u64,
     pub mode_seen: Option<Mode>,
+    /// From the answer to `publish` to the last byte of the first frame.
+    pub publish_to_frame_ms: Option<u64>,
     pub metadata: serde_json::Value,
     #[serde(flatten)]
     pub counters: Counters,
@@ -41,6 +43,7 @@ impl Connection {
         session: &Session,
         check: &StreamCheck,
         bytes_received: u64,
+        publish_to_frame_ms: Option<u64>,
         ended_by: String,
     ) -> Self {
         let facts = session.facts().clone();
@@ -60,6 +63,7 @@ impl Connection {
             pings: facts.pings,
             pongs: facts.pongs,
             mode_seen: check.mode_seen(),
+            publish_to_frame_ms,
             metadata: check.metadata().map_or(serde_json::Value::Null, to_json),
             counters: check.counters().clone(),
             violations: check.violations().clone(),

@@ -222,6 +222,7 @@ impl Server {
                 &client.session,
                 &client.check,
                 client.received,
+                client.publish_to_frame_ms(),
                 end.name().into(),
             ));
             if end.ends_the_run() || connections.len() as u32 >= self.options.connections {
@@ -266,6 +267,8 @@ impl Server {
             output: Vec::new(),
             sent: 0,
             opened: now,
+            published: None,
+            first_frame: None,
             last_input: now,
             stalled_since: None,
             stall_is_over: false,
@@ -380,6 +383,8 @@ impl Server {
             check.violation(|| error.to_string());
             return Ok(Some(End::Broken));
         }
+        client.note_progress();
+        let check = &client.check;
         let enough = self.frames_before + check.counters().frames >= self.options.video_threshold;
         Ok(end.or((enough && !self.options.runs_on).then_some(End::Threshold)))
     }

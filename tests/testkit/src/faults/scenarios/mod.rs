@@ -27,6 +27,7 @@ pub const ALL: &[Scenario] = &[
     network::LOSSY_NETWORK,
     rtmp::RTMP_REFUSED,
     rtmp::RTMP_KILLED,
+    rtmp::RTMP_RESTARTED,
     rtmp::RTMP_HALF_OPEN,
     rtmp::RTMP_HOSTILE,
     host::SLOW_ENCODER,

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -9,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use serde_json::json;
+
 use crate::faults::case::Case;
+use crate::faults::process::Process;
 use crate::faults::rig::{Fail, Outcome, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 use crate::rtmp::report::Report;
@@ -162,6 +166,95 @@ fn rtmp_killed(case: &mut Case) -> Result<(), Fail> {
         "protocol",
         report.violation_count == 0,
         format!("{} violations of the protocol", report.violation_count),
+    );
+    Ok(())
+}
+
+pub const RTMP_RESTARTED: Scenario = Scenario {
+    name: "rtmp_restarted",
+    promise: "a server that stalls for 5 s, is killed and comes back gets a key frame within a GOP; RTP loses no packet",
+    play: rtmp_restarted,
+    control_fails: &["gap", "resumed"],
+};
+
+/// Of one second, so that waiting for the next key frame by itself would be seen.
+const GOP: u64 = 30;
+
+fn rtmp_restarted(case: &mut Case) -> Result<(), Fail> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let tester = case.settings.itself.with_file_name("rtmp_stub_tester");
+    let mut first = Process::spawn(
+        Command::new(tester)
+            .args("--mode h264 --video-threshold 1000000 --timeout-ms 120000".split(' '))
+            .args("--stall-after 300000 --stall-ms 5000 --listen-port".split(' '))
+            .arg(port.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )?;
+    let mut setup = setup(SocketAddr::from(([127, 0, 0, 1], port)));
+    let gop = GOP.to_string();
+    setup
+        .flags
+        .extend(["--bitrate", "8M", "--gop", &gop].map(ToOwned::to_owned));
+    // Grain makes frames large enough for a stall to be felt.
+    let mut rig = Rig::start_as(case, setup, "streamer", |feed| feed.add_grain(40))?;
+    let from = Instant::now();
+    if case.is_control() {
+        freeze(case, &mut rig)?;
+    } else {
+        // The stall begins within the first second, and reading goes on for a while behind it.
+        rig.run(8.0)?;
+    }
+    let alive = first.is_running();
+    first.signal(Signal::KILL);
+    first.wait(Duration::from_secs(5));
+    rig.run(1.5)?;
+    let second = match case.is_control() {
+        true => None,
+        false => Some(Serving::start(Server::open(options(port))?)),
+    };
+    rig.run(4.0)?;
+    rig.check_gap(case, from, GAP);
+    let outcome = rig.finish(case, Pictures::Any)?;
+    let report = second.map(Serving::end).transpose()?;
+    let connection = report
+        .as_ref()
+        .and_then(|report| report.connections.first());
+    let wait = connection.and_then(|connection| connection.publish_to_frame_ms);
+    let (frames, violations) = report
+        .as_ref()
+        .map_or((0, 0), |report| (report.frames, report.violation_count));
+    case.number("rtmp_resumed_after_ms", wait);
+    case.number("rtmp_frames", frames);
+    // That the first frame is a key frame is one of the server's rules.
+    let limit = GOP * 1000 / u64::from(Setup::default().fps);
+    case.check(
+        "resumed",
+        alive && frames > 30 && violations == 0 && wait.is_some_and(|wait| wait <= limit),
+        format!(
+            "{frames} frames at the new server, {violations} violations, a key frame {wait:?} ms \
+             after publish was answered, at most {limit}"
+        ),
+    );
+    let (counts, sink) = (&outcome.counts, rtmp_sink(&outcome));
+    case.number("rtmp_errors", sink["errors"].clone());
+    case.number("rtmp_dropped", json!([sink["given_up"], sink["gated"]]));
+    case.check(
+        "rtp",
+        counts.lost == 0 && counts.violations.is_empty() && counts.times_going_back == 0,
+        format!(
+            "{} RTP packets lost, {} violations {}",
+            counts.lost,
+            counts.violations.len(),
+            counts.violations.join("; ")
+        ),
+    );
+    let dropped = sink["given_up"].as_u64().unwrap_or(0) + sink["gated"].as_u64().unwrap_or(0);
+    case.check(
+        "felt",
+        dropped > 30,
+        format!("{dropped} units kept from the stalled and dead server"),
     );
     Ok(())
 }
