@@ -21,7 +21,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 rm -f "$out"/*
 
-"$bin"/rtp_receiver_tester --port "$port" --codec "$codec" --frame-threshold $((frames - 10)) \
+"$bin"/rtp_receiver_tester --port "$port" --codec "$codec" --frame-threshold $((frames * 2 / 3)) \
   --timeout-ms 30000 --dump "$out/received.$codec" >"$out/receiver.txt" 2>"$out/receiver.log" &
 receiver=$!
 

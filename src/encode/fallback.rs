@@ -186,13 +186,8 @@ impl Encoder {
         out: &mut EncodedQueue,
     ) -> Result<Outcome, EncodeError> {
         self.counters.pictures += 1;
-        if picture.snapshot.surface.pool_id() != self.backend.surfaces().id() {
-            self.counters.stale += 1;
-            // Somebody wanted this picture to be a key frame: the next one has to be.
-            self.force_key |= picture.force_key;
-            return Ok(Outcome::Stale);
-        }
         picture.force_key |= std::mem::take(&mut self.force_key);
+        let force_key = picture.force_key;
         let (ready, left_out) = (out.len(), out.left_out());
         self.held += 1;
         let result = self.backend.encode(picture, out);
@@ -201,6 +196,8 @@ impl Encoder {
             Err(EncodeError::ForeignSurface { .. }) => {
                 self.counters.stale += 1;
                 self.held = self.held.saturating_sub(1);
+                // Somebody wanted this picture to be a key frame: the next one has to be.
+                self.force_key = force_key;
                 return Ok(Outcome::Stale);
             }
             Err(why) => return self.replace(why),

@@ -68,6 +68,9 @@ impl EncoderBackend for Fake {
     }
 
     fn encode(&mut self, picture: Picture, out: &mut EncodedQueue) -> Result<(), EncodeError> {
+        if picture.snapshot.surface.pool_id() != self.pool.id() {
+            return Err(EncodeError::ForeignSurface { encoder: self.name });
+        }
         let n = self.pictures;
         self.pictures += 1;
         if self.fault == Fault::Fails(n) {
