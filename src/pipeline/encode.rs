@@ -124,10 +124,6 @@ impl EncodeStats {
     }
 }
 
-/// Surfaces for frames that come before the encoder is open: one is filled, one waits, one more is
-/// on its way.
-const EARLY_SURFACES: usize = 3;
-
 /// What the stage works with.
 pub struct EncodeStage<'a> {
     pub settings: &'a EncoderSettings,
@@ -254,8 +250,8 @@ impl Line<'_> {
         // an open session has surfaces.
         let encoder = Encoder::open_announcing(settings.choice, config, &mut |kind| {
             if kind == Kind::Software {
-                let count = config.surfaces_in_flight.min(EARLY_SURFACES);
-                exchange.offer(shape, SurfacePool::on_host(shape, count));
+                let early = SurfacePool::on_host(shape, config.surfaces_in_flight);
+                exchange.offer(shape, early);
             }
         })?;
         let stats = self.stage.stats;
