@@ -186,10 +186,14 @@ impl Streamer {
         let log = case.path(&format!("{tag}.log"));
         let report = case.path(&format!("{tag}-report.json"));
         let output = File::create(&log)?;
+        let mut command = Command::new(case.binary("cvmmap_streamer"));
+        command.args(arguments);
+        if !command.get_args().any(|argument| argument == "--nats-url") {
+            command.arg("--no-nats");
+        }
         let process = Process::spawn(
-            Command::new(case.binary("cvmmap_streamer"))
-                .args(arguments)
-                .args(["--no-nats", "--no-status", "--report-json"])
+            command
+                .args(["--no-status", "--report-json"])
                 .arg(&report)
                 .stdin(Stdio::null())
                 .stdout(output.try_clone()?)

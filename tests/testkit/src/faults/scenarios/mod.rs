@@ -1,6 +1,7 @@
 //! The faults, one function each. A function plays the fault, or the control that its check has to complain about.
 
 mod host;
+mod nats;
 mod network;
 mod producer;
 mod reset;
@@ -30,6 +31,7 @@ pub const ALL: &[Scenario] = &[
     rtmp::RTMP_RESTARTED,
     rtmp::RTMP_HALF_OPEN,
     rtmp::RTMP_HOSTILE,
+    nats::NATS_LOST,
     host::SLOW_ENCODER,
     host::SIGTERM,
     host::DISK_FULL,
