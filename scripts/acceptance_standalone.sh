@@ -52,7 +52,7 @@ row() {
   mkdir -p "$folder"
   port=$((port + 2))
   local streamer=("$bin/cvmmap_streamer" --input-mode dummy --no-nats --shm-name "cvmmap_${name}_$$"
-    --zmq-endpoint "ipc://$work/$name" --dummy-label "$name" --dummy-frames "$frames" --dummy-fps 30
+    --zmq-endpoint "ipc://$work/$name" --dummy-label "$name" --dummy-frames "$frames" --dummy-fps 20
     --dummy-width "$width" --dummy-height "$height" --codec "$codec" --encoder "$encoder"
     --queue-size 64 --bitrate 4M --report-json "$folder/report.json")
   local tester

@@ -246,17 +246,22 @@ impl Line<'_> {
         };
         let exchange = self.stage.exchange;
         // Opening takes longer than many a frame interval, and the segment holds a frame no
-        // longer than that: ingest takes the first ones meanwhile. For hardware it waits, as only
-        // an open session has surfaces.
+        // longer than that: ingest takes the first ones meanwhile, and goes on with the same
+        // surfaces. For hardware it waits, as only an open session has surfaces.
+        let mut on_host = false;
         let encoder = Encoder::open_announcing(settings.choice, config, &mut |kind| {
-            if kind == Kind::Software {
-                let early = SurfacePool::on_host(shape, config.surfaces_in_flight);
-                exchange.offer(shape, early);
+            on_host = kind == Kind::Software;
+            if on_host {
+                // One more than may be on their way: the picture in the encoder.
+                let surfaces = SurfacePool::on_host(shape, config.surfaces_in_flight + 1);
+                exchange.offer(shape, surfaces);
             }
         })?;
         let stats = self.stage.stats;
         stats.opened.fetch_add(1, Ordering::Relaxed);
-        exchange.offer(shape, encoder.surfaces());
+        if !on_host {
+            exchange.offer(shape, encoder.surfaces());
+        }
         self.rate = RateEstimate::default();
         self.encoder = Some(Open {
             encoder,

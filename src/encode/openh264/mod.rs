@@ -6,6 +6,7 @@
 #[allow(unsafe_code)] // calls into libopenh264; a safe handle wraps each
 mod ffi;
 
+use std::cell::OnceCell;
 use std::num::NonZero;
 use std::sync::Once;
 use std::thread::available_parallelism;
@@ -29,7 +30,9 @@ const SMALLEST: u32 = 16;
 /// libopenh264, set for real time: one access unit for each picture, at once.
 pub struct OpenH264 {
     handle: Handle,
-    pool: SurfacePool,
+    /// Made when it is first asked for: who has host surfaces already needs none of these.
+    pool: OnceCell<SurfacePool>,
+    surfaces: usize,
     shape: PictureShape,
     rate: RateControl,
     /// What the library is told instead of one bit per second, see [`rate_factor`].
@@ -74,7 +77,8 @@ impl OpenH264 {
         Ok(Self {
             handle,
             // One more than may be on their way: the picture in `encode`.
-            pool: SurfacePool::on_host(config.shape, config.surfaces_in_flight + 1),
+            pool: OnceCell::new(),
+            surfaces: config.surfaces_in_flight + 1,
             shape: config.shape,
             rate: config.rate,
             rate_factor,
@@ -94,7 +98,9 @@ impl EncoderBackend for OpenH264 {
     }
 
     fn surfaces(&self) -> SurfacePool {
-        self.pool.clone()
+        self.pool
+            .get_or_init(|| SurfacePool::on_host(self.shape, self.surfaces))
+            .clone()
     }
 
     fn encode(&mut self, picture: Picture, out: &mut EncodedQueue) -> Result<(), EncodeError> {

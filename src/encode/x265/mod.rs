@@ -5,6 +5,7 @@
 #[allow(unsafe_code)] // calls into libx265; a safe handle wraps each
 mod ffi;
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::thread::available_parallelism;
@@ -39,7 +40,9 @@ pub struct X265 {
     handle: Handle,
     /// Takes over at the next picture, with another bit rate.
     successor: Option<Handle>,
-    pool: SurfacePool,
+    /// Made when it is first asked for: who has host surfaces already needs none of these.
+    pool: OnceCell<SurfacePool>,
+    surfaces: usize,
     config: EncoderConfig,
     delay: usize,
     next_number: i64,
@@ -103,7 +106,8 @@ impl X265 {
             successor: None,
             // The library copies a picture when it is handed in, so it keeps no surface: one more
             // than may be on their way.
-            pool: SurfacePool::on_host(config.shape, config.surfaces_in_flight + 1),
+            pool: OnceCell::new(),
+            surfaces: config.surfaces_in_flight + 1,
             config,
             delay,
             next_number: 0,
@@ -160,7 +164,9 @@ impl EncoderBackend for X265 {
     }
 
     fn surfaces(&self) -> SurfacePool {
-        self.pool.clone()
+        self.pool
+            .get_or_init(|| SurfacePool::on_host(self.config.shape, self.surfaces))
+            .clone()
     }
 
     fn encode(&mut self, picture: Picture, out: &mut EncodedQueue) -> Result<(), EncodeError> {
