@@ -40,6 +40,8 @@ pub mod config;
 pub mod exit;
 
 pub mod gpu_info;
+#[allow(unsafe_code)] // mallopt: no crate has it
+pub mod heap;
 pub mod replace;
 pub mod time;
 pub mod trace;

@@ -13,7 +13,7 @@ use cvmmap_streamer::exit::Exit;
 use cvmmap_streamer::gpu_info::GpuInfo;
 use cvmmap_streamer::pipeline::status::LogWriter;
 use cvmmap_streamer::pipeline::stop::{StopReason, StopToken};
-use cvmmap_streamer::{cli, pipeline};
+use cvmmap_streamer::{cli, heap, pipeline};
 use rustix::process::Resource;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn stream(args: &StreamerArgs) -> Exit {
+    heap::give_back_large_blocks();
     let mut config = match StreamerConfig::from_args(args) {
         Ok(config) => config,
         Err(error) => {

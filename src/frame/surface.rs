@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use memmap2::MmapMut;
+
 use super::FrameView;
 
 /// The memory of a surface in the form that one kind of encoder reads.
@@ -178,8 +180,9 @@ pub struct I420Surface {
     height: u32,
     luma_stride: usize,
     chroma_stride: usize,
-    start: usize,
-    bytes: Vec<u8>,
+    /// Pages of its own, not of the heap: a surface that outlives the encoder of a former picture
+    /// size leaves no hole there that is never given back.
+    bytes: MmapMut,
     converter: super::convert::Converter,
     source: (u32, u32, super::PixelFormat),
 }
@@ -223,17 +226,17 @@ impl I420Surface {
         let luma_stride = (w as usize).next_multiple_of(Self::ALIGN);
         let chroma_stride = (w as usize / 2).next_multiple_of(Self::ALIGN);
         let len = luma_stride * h as usize + chroma_stride * h as usize;
-        // Zeros come from the system without a page behind them. A grey picture's chroma is never
+        let mut bytes = MmapMut::map_anon(len.max(1)).expect("memory for a picture");
+        // The system gives zeros without a page behind them. A grey picture's chroma is never
         // written again, so it has to be there.
-        let touch = touch || format == super::PixelFormat::Gray;
-        let bytes = vec![if touch { 128_u8 } else { 0 }; len + Self::ALIGN];
-        let start = bytes.as_ptr().align_offset(Self::ALIGN).min(Self::ALIGN);
+        if touch || format == super::PixelFormat::Gray {
+            bytes.fill(128);
+        }
         Self {
             width: w,
             height: h,
             luma_stride,
             chroma_stride,
-            start,
             bytes,
             converter: super::convert::Converter::best(),
             source: (width, height, format),
@@ -251,7 +254,7 @@ impl I420Surface {
 
     pub fn planes(&self) -> I420Planes<'_> {
         let (luma, chroma) = self.lengths();
-        let (y, rest) = self.bytes[self.start..].split_at(luma);
+        let (y, rest) = self.bytes.split_at(luma);
         let (u, rest) = rest.split_at(chroma);
         I420Planes {
             width: self.width,
@@ -266,7 +269,7 @@ impl I420Surface {
 
     pub fn planes_mut(&mut self) -> I420PlanesMut<'_> {
         let (luma, chroma) = self.lengths();
-        let (y, rest) = self.bytes[self.start..].split_at_mut(luma);
+        let (y, rest) = self.bytes.split_at_mut(luma);
         let (u, rest) = rest.split_at_mut(chroma);
         I420PlanesMut {
             width: self.width,
