@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::capture_time::{age_of, unix_time};
 use super::contract::{Label, Metadata, Refusal, SyncMessage};
 use super::dummy::ProducerEnd;
 use super::hints::{StatusHint, StatusHints};
@@ -188,7 +189,8 @@ impl CvMmapSource {
             } else {
                 Duration::ZERO
             };
-            newest.age_ns = age_of(newest.timestamp_ns, waited, SystemTime::now());
+            let clock = self.config.hints.nature().clock;
+            newest.age_ns = age_of(newest.timestamp_ns, clock, waited, SystemTime::now());
             self.interval.observe(*newest);
         }
         Ok(())
@@ -310,7 +312,8 @@ impl CvMmapSource {
         trace.stamp(Stage::Notice, notice.arrival);
         trace.stamp(Stage::SnapshotStart, start);
         trace.stamp(Stage::SnapshotEnd, end);
-        trace.capture_unix_ns = as_unix_time(info.capture_ts_ns, SystemTime::now());
+        let clock = self.config.hints.nature().clock;
+        trace.capture_unix_ns = unix_time(info.capture_ts_ns, clock, SystemTime::now());
         let arrival = notice.arrival.saturating_duration_since(self.origin);
         let time = self.timeline.place(
             self.epoch.number,
@@ -499,6 +502,11 @@ impl FrameSource for CvMmapSource {
         }
     }
 
+    fn at_end(&self) -> bool {
+        let last = self.config.hints.nature().last_capture_ns;
+        last.is_some_and(|last| self.sequence.last_time() >= Some(last))
+    }
+
     fn counters(&self) -> &Arc<SourceCounters> {
         &self.counters
     }
@@ -512,22 +520,6 @@ impl Refused {
             Self::OtherFrame { .. } | Self::NotReady | Self::Metadata(_) | Self::Shrunk
         )
     }
-}
-
-/// How old a capture time was when its notice came, `waited` before `now`.
-fn age_of(capture_ns: u64, waited: Duration, now: SystemTime) -> Option<i64> {
-    let capture = as_unix_time(capture_ns, now)?;
-    let now = now.duration_since(UNIX_EPOCH).ok()?.checked_sub(waited)?;
-    let now = u64::try_from(now.as_nanos()).ok()?;
-    // Within a day of each other: far from the ends of the numbers.
-    i64::try_from(i128::from(now) - i128::from(capture)).ok()
-}
-
-/// `time` if it is within a day of `now` as nanoseconds of Unix time; media time is not.
-fn as_unix_time(time: u64, now: SystemTime) -> Option<u64> {
-    let now = now.duration_since(UNIX_EPOCH).ok()?;
-    let now = u64::try_from(now.as_nanos()).ok()?;
-    (time.abs_diff(now) < DAY_NS).then_some(time)
 }
 
 /// Adds one, and says how many it is.
@@ -556,19 +548,3 @@ const SAME_RESET: Duration = Duration::from_millis(500);
 const RESET_PATIENCE: Duration = Duration::from_millis(100);
 /// How long the last notice of a producer that has ended may be under way.
 const END_PATIENCE: Duration = Duration::from_secs(1);
-const DAY_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capture_times_within_a_day_of_now_are_unix_time() {
-        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let at = |seconds: u64| as_unix_time(seconds * 1_000_000_000, now);
-        assert_eq!(at(1_700_000_000 - 86_399), Some(1_699_913_601_000_000_000));
-        assert_eq!(at(1_700_000_000 + 86_400), None);
-        assert_eq!(at(0), None, "media time");
-        assert_eq!(as_unix_time(u64::MAX, now), None);
-    }
-}

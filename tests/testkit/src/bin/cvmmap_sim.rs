@@ -100,6 +100,15 @@ struct Arguments {
     /// Capture times count from 0 by --fps, as for a finite stream, instead of the system clock
     #[arg(long, help_heading = "Time")]
     media_time: bool,
+    /// With --media-time: capture time of frame 0, as of a recording that keeps its Unix time
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "NS",
+        requires = "media_time",
+        help_heading = "Time"
+    )]
+    first_capture_ns: u64,
     /// Paces --stdin by --fps
     #[arg(long, requires = "stdin", help_heading = "Time")]
     pace: bool,
@@ -131,6 +140,23 @@ struct Arguments {
     /// Camera settings exposure and gain can be read and written
     #[arg(long, requires = "nats_url", help_heading = "NATS")]
     camera: bool,
+    /// What source.info says of the source: live, finite or unknown [default: by --frames]
+    #[arg(
+        long,
+        value_name = "KIND",
+        requires = "nats_url",
+        help_heading = "NATS"
+    )]
+    told_kind: Option<String>,
+    /// What source.info says of capture times: unix-epoch, media-time or unknown [default: by
+    /// --media-time]
+    #[arg(
+        long,
+        value_name = "CLOCK",
+        requires = "nats_url",
+        help_heading = "NATS"
+    )]
+    told_clock: Option<String>,
     /// As the real producer at a loop's end: late-reset (frame 0 before STREAM_RESET) and
     /// double-reset (both twice); repeatable
     #[arg(
@@ -158,6 +184,8 @@ struct Plan {
     shape: Shape,
     units: Option<Units>,
     ending: Ending,
+    /// `source_kind` and `timestamp_domain` of source.info.
+    told: (u64, u64),
     late_reset: bool,
     double_reset: bool,
 }
@@ -258,15 +286,41 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
             "--quirk '{other}' is neither late-reset nor double-reset"
         ));
     }
+    let told = (
+        told(
+            "--told-kind",
+            arguments.told_kind.as_deref(),
+            ["unknown", "live", "finite"],
+            1 + u64::from(arguments.frames > 0),
+        )?,
+        told(
+            "--told-clock",
+            arguments.told_clock.as_deref(),
+            ["unknown", "unix-epoch", "media-time"],
+            1 + u64::from(arguments.media_time),
+        )?,
+    );
     let has = |quirk: &str| arguments.quirk.iter().any(|given| given == quirk);
     Ok(Plan {
         names,
         shape,
         units: units(arguments)?,
         ending,
+        told,
         late_reset: has("late-reset"),
         double_reset: has("double-reset"),
     })
+}
+
+/// The number of an enumeration's value, which counts from 0.
+fn told(flag: &str, given: Option<&str>, names: [&str; 3], otherwise: u64) -> Result<u64, String> {
+    let Some(given) = given else {
+        return Ok(otherwise);
+    };
+    (0..)
+        .zip(names)
+        .find_map(|(number, name)| (name == given).then_some(number))
+        .ok_or_else(|| format!("{flag} '{given}' is none of {}", names.join(", ")))
 }
 
 fn metadata_version(name: &str) -> Result<MetadataVersion, String> {
@@ -442,9 +496,9 @@ fn publish_all(
                 key_frame: *key_frame,
             }
         });
-        let media_ns = number.saturating_mul(interval);
         let capture_ns = if arguments.media_time {
-            media_ns
+            let since = number.saturating_mul(interval);
+            arguments.first_capture_ns.saturating_add(since)
         } else {
             unix_ns()
         };
@@ -511,7 +565,9 @@ fn connect(
     let kind = SourceKind {
         frames: arguments.frames,
         interval_ns: plan.shape.frame_rate.interval_ns(),
-        media_time: arguments.media_time,
+        first_capture_ns: arguments.first_capture_ns,
+        told_kind: plan.told.0,
+        told_clock: plan.told.1,
         loops: plan.ending != Ending::Stop,
         loops_silently: plan.ending == Ending::LoopSilent,
         has_depth: plan.shape.depth,
