@@ -386,7 +386,7 @@ impl<'a> Plane<'a> {
         let lost_sight = reconnects != self.info.reconnects;
         let wanted = self.info.wanted || lost_sight || (self.info.failed && since(ASK_AGAIN));
         let timed_out = self.info.open && since(ANSWER_LIMIT);
-        let ask = wanted && since(ONE_LINE);
+        let ask = wanted && since(ASK_PAUSE);
         if timed_out {
             self.info.open = false;
             self.info.failed = true;
@@ -544,10 +544,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 const LISTEN: Duration = Duration::from_millis(100);
 /// While an answer is owed.
 const SOON: Duration = Duration::from_millis(10);
-/// Between two lines about the same thing, and two questions to the producer.
+/// Between two lines about the same thing.
 const ONE_LINE: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// Where the producer did not say what it is.
+/// Between two questions to the producer, and where it did not say what it is.
+const ASK_PAUSE: Duration = Duration::from_millis(250);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Messages that may wait. A server lets one have a megabyte, so that these bound the memory that
 /// a flood can take.

@@ -78,6 +78,8 @@ pub struct CvMmapSource {
     last_frame: Option<Instant>,
     last_notice: Option<Instant>,
     present: Option<bool>,
+    /// It said that it goes. Its last frame may still be on its way to us.
+    leaving: bool,
     next_look: Instant,
     mismatches: u32,
     finished: Option<Instant>,
@@ -124,6 +126,7 @@ impl CvMmapSource {
             last_frame: None,
             last_notice: None,
             present: None,
+            leaving: false,
             next_look: now + LOOK_EVERY,
             mismatches: 0,
             finished: None,
@@ -418,7 +421,7 @@ impl CvMmapSource {
         }
     }
 
-    fn listen_to_hints(&mut self) -> Result<Option<SourceEvent>, SourceError> {
+    fn listen_to_hints(&mut self) -> Result<(), SourceError> {
         let told = self.config.hints.take();
         let now = Instant::now();
         if told.reset || told.link == Some(StatusHint::Online) {
@@ -432,17 +435,13 @@ impl CvMmapSource {
             // The frames that show it may be on their way: give them a moment to begin the epoch.
             self.epoch.due.get_or_insert(now + RESET_PATIENCE);
         }
-        match told.link {
-            Some(StatusHint::Offline) if self.present == Some(true) => {
-                self.go_offline(now);
-                Ok(Some(SourceEvent::Offline))
-            }
-            Some(StatusHint::Online) => {
+        if let Some(link) = told.link {
+            self.leaving = link == StatusHint::Offline;
+            if link == StatusHint::Online {
                 self.next_look = now;
-                Ok(None)
             }
-            _ => Ok(None),
         }
+        Ok(())
     }
 
     /// Whether our own producer has ended and its last frame was seen, or is lost.
@@ -465,9 +464,7 @@ impl FrameSource for CvMmapSource {
     ) -> Result<SourceEvent, SourceError> {
         let mut announced = None;
         loop {
-            if let Some(event) = self.listen_to_hints()? {
-                return Ok(event);
-            }
+            self.listen_to_hints()?;
             self.receive(announced.take())?;
             if std::mem::take(&mut self.epoch.to_report) {
                 return Ok(SourceEvent::Reset);
@@ -484,6 +481,10 @@ impl FrameSource for CvMmapSource {
             let now = Instant::now();
             if self.ended(now) {
                 return Ok(SourceEvent::End);
+            }
+            if std::mem::take(&mut self.leaving) && self.present == Some(true) {
+                self.go_offline(now);
+                return Ok(SourceEvent::Offline);
             }
             let was = self.present;
             if now >= self.next_look || was.is_none() {

@@ -154,6 +154,26 @@ impl NatsProducer {
     }
 }
 
+/// The number of an enumeration's value that `flag` names; they count from 0.
+///
+/// # Errors
+///
+/// If it is none of them.
+pub fn told(
+    flag: &str,
+    given: Option<&str>,
+    names: [&str; 3],
+    otherwise: u64,
+) -> Result<u64, String> {
+    let Some(given) = given else {
+        return Ok(otherwise);
+    };
+    (0..)
+        .zip(names)
+        .find_map(|(number, name)| (name == given).then_some(number))
+        .ok_or_else(|| format!("{flag} '{given}' is none of {}", names.join(", ")))
+}
+
 const SERVICE: &str = "cvmmap_producer";
 
 /// Endpoint names and the ends of their subjects (contract sections 5 and 5.4).
@@ -266,7 +286,10 @@ impl Server {
             .number(3, kind.told_clock)
             .number(4, flags)
             .number(5, kind.first_capture_ns)
-            .number(6, kind.first_capture_ns + frames.saturating_sub(1) * interval)
+            .number(
+                6,
+                kind.first_capture_ns + frames.saturating_sub(1) * interval,
+            )
             .number(7, frames * interval)
             .number(8, self.source.timestamp_ns.load(Ordering::Relaxed))
             .number(9, self.source.frame_id.load(Ordering::Relaxed).into())

@@ -15,10 +15,10 @@ use testkit::bitstream::{Codec, annexb};
 use testkit::exit;
 use testkit::names::{NameRequest, Names};
 use testkit::nats_body;
-use testkit::nats_producer::{NatsProducer, Source, SourceKind};
+use testkit::nats_producer::{NatsProducer, Source, SourceKind, told};
 use testkit::pattern::PixelFormat;
 use testkit::producer::{
-    Encoded, FrameRate, MetadataVersion, PatternBuffers, Producer, ProducerError, Shape, unix_ns,
+    Encoded, MetadataVersion, PatternBuffers, Producer, ProducerError, Shape, unix_ns,
 };
 
 /// Publishes pictures as a cv-mmap producer does: frames in POSIX shared memory, one sync message
@@ -246,8 +246,11 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
         width: side("--width", arguments.width)?,
         height: side("--height", arguments.height)?,
         row_padding: arguments.row_padding,
-        metadata: metadata_version(&arguments.metadata)?,
-        frame_rate: frame_rate(&arguments.fps)?,
+        metadata: arguments
+            .metadata
+            .parse()
+            .map_err(|e| format!("--metadata {e}"))?,
+        frame_rate: arguments.fps.parse().map_err(|e| format!("--fps {e}"))?,
         depth: arguments.depth,
         confidence: arguments.confidence,
     };
@@ -309,59 +312,6 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
         told,
         late_reset: has("late-reset"),
         double_reset: has("double-reset"),
-    })
-}
-
-/// The number of an enumeration's value, which counts from 0.
-fn told(flag: &str, given: Option<&str>, names: [&str; 3], otherwise: u64) -> Result<u64, String> {
-    let Some(given) = given else {
-        return Ok(otherwise);
-    };
-    (0..)
-        .zip(names)
-        .find_map(|(number, name)| (name == given).then_some(number))
-        .ok_or_else(|| format!("{flag} '{given}' is none of {}", names.join(", ")))
-}
-
-fn metadata_version(name: &str) -> Result<MetadataVersion, String> {
-    match name {
-        "v1" => Ok(MetadataVersion::V1),
-        "v2.0" | "v2" => Ok(MetadataVersion::V2),
-        "v2.1" => Ok(MetadataVersion::V2Sparse),
-        _ => Err(format!("--metadata '{name}' is none of v1, v2.0, v2.1")),
-    }
-}
-
-fn frame_rate(text: &str) -> Result<FrameRate, String> {
-    let wrong = || {
-        format!(
-            "--fps '{text}' is neither a rate such as 30 or 29.97 nor a fraction such as 30000/1001"
-        )
-    };
-    let (numerator, denominator) = match text.split_once('/') {
-        Some((n, d)) => (
-            n.parse().map_err(|_| wrong())?,
-            d.parse().map_err(|_| wrong())?,
-        ),
-        None => match text.parse::<u16>() {
-            Ok(rate) => (rate, 1),
-            Err(_) => {
-                let rate: f64 = text.parse().map_err(|_| wrong())?;
-                // Hundredths: the fields of the metadata hold 16 bits each.
-                let hundredths = (rate * 100.0).round();
-                if !(1.0..=65535.0).contains(&hundredths) {
-                    return Err(wrong());
-                }
-                (hundredths as u16, 100)
-            }
-        },
-    };
-    if numerator == 0 || denominator == 0 {
-        return Err(wrong());
-    }
-    Ok(FrameRate {
-        numerator,
-        denominator,
     })
 }
 
