@@ -4,41 +4,54 @@
 mod common;
 mod nats_support;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use common::{expect_exit, free_port_pair};
 use nats_support::{Picture, Server, Stage, json, pictures, wait_for};
 use serde_json::Value;
 
 /// Ten frames a second from 0 on.
 const STEP_NS: u64 = 100_000_000;
-/// 14 November 2023.
-const RECORDED_NS: u64 = 1_700_000_000_000_000_000;
 const DAY_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
 
 /// The capture time that a picture must carry once the producer has said which clock it uses.
-type Expected = fn(&Picture) -> bool;
+#[derive(Debug, Clone, Copy)]
+enum Expected {
+    Unknown,
+    Now,
+    /// That of the recording's first frame.
+    Recorded(u64),
+}
+
+impl Expected {
+    fn is_of(self, picture: &Picture) -> bool {
+        let age = picture.encoded_ns.checked_sub(picture.capture_ns);
+        match self {
+            Self::Unknown => picture.capture_ns == 0,
+            Self::Now => age.is_some_and(|age| age < DAY_NS),
+            Self::Recorded(first) => picture.capture_ns == first + u64::from(picture.id) * STEP_NS,
+        }
+    }
+}
 
 #[test]
 fn capture_times_follow_the_producers_word_and_without_one_what_is_near_now() {
-    let unknown: Expected = |picture| picture.capture_ns == 0;
-    let recorded: Expected =
-        |picture| picture.capture_ns == RECORDED_NS + u64::from(picture.id) * STEP_NS;
-    let now: Expected = |picture| {
-        let age = picture.encoded_ns.checked_sub(picture.capture_ns);
-        age.is_some_and(|age| age < DAY_NS)
-    };
-    let old = format!("--media-time --first-capture-ns {RECORDED_NS}");
+    use Expected::{Now, Recorded, Unknown};
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let first = now.expect("a clock").as_nanos() as u64 - 3 * DAY_NS;
+    let old = format!("--media-time --first-capture-ns {first}");
     // Each says another clock than the one before it, by which its answer is known.
-    let producers: [(String, &str, Expected); 6] = [
-        ("--media-time".to_owned(), "media-time", unknown),
-        (String::new(), "unix-epoch", now),
-        ("--told-clock unknown".to_owned(), "unknown", now),
+    let producers = [
+        ("--media-time", "media-time", Unknown),
+        ("", "unix-epoch", Now),
+        ("--told-clock unknown", "unknown", Now),
         (
-            format!("{old} --told-clock unix-epoch"),
+            &format!("{old} --told-clock unix-epoch"),
             "unix-epoch",
-            recorded,
+            Recorded(first),
         ),
-        (format!("{old} --told-clock unknown"), "unknown", unknown),
-        ("--told-clock media-time".to_owned(), "media-time", unknown),
+        (&format!("{old} --told-clock unknown"), "unknown", Unknown),
+        ("--told-clock media-time", "media-time", Unknown),
     ];
 
     let (stage, server, port) = (Stage::new(), Server::running(), free_port_pair());
@@ -75,12 +88,18 @@ fn capture_times_follow_the_producers_word_and_without_one_what_is_near_now() {
     for (pictures, (arguments, _, expected)) in of_each.iter().zip(&producers) {
         // What came before the answer is read by the rule for no answer.
         let last = &pictures[pictures.len() - 5..];
-        assert!(last.iter().all(expected), "{arguments}: {pictures:?}");
+        let right = last.iter().all(|picture| expected.is_of(picture));
+        assert!(right, "{arguments}: {expected:?}: {pictures:?}");
     }
     // The word of the one before it may be told of a producer that just begins: never as a time
     // in the first day of 1970.
     let odd = |picture: &&Picture| (1..DAY_NS).contains(&picture.capture_ns);
     assert_eq!(all.iter().find(odd), None);
+    // Sender reports are about now, whatever was recorded when (RFC 3550 section 6.4.1): the 32
+    // bits of RTP time come round in 13 hours.
+    let latency = &seen["latency"]["report_clock_to_last_packet"];
+    assert!(latency["max"].as_f64() < Some(60_000.0), "{latency}");
+    assert!(latency["count"].as_u64() > Some(40), "{latency}");
 }
 
 #[test]
