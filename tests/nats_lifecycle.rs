@@ -1,34 +1,20 @@
 //! A producer's life, seen by the RTP receiver as one stream (contract section 5.3): stopped,
-//! restarted, killed, restarted with another size, and at last a recording that loops.
+//! restarted, killed, restarted with another size, resized in its segment, and at last a recording
+//! that loops.
 
 mod common;
 mod nats_support;
 
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use common::{expect_exit, free_port_pair, testkit};
-use nats_support::{Guard, Server, Stage, json, wait_for};
+use common::{expect_exit, finish, free_port_pair, streamer};
+use nats_support::{Picture, Server, Stage, json, pictures, wait_for};
 
 #[test]
 fn a_producers_life_is_one_decodable_stream_with_an_idr_at_each_joint() {
     let (stage, server, port) = (Stage::new(), Server::running(), free_port_pair());
-    let dump = stage.path("got.h264");
-    let tester = Guard::spawn(
-        testkit("rtp_receiver_tester")
-            .args(
-                "--bind 127.0.0.1 --monotonic --codec h264 --frame-threshold 50 \
-                 --timeout-ms 110000 --silence-ms 60000 --port"
-                    .split_whitespace(),
-            )
-            .arg(port.to_string())
-            .arg("--dump")
-            .arg(&dump)
-            .arg("--json")
-            .arg(stage.path("tester.json"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped()),
-    );
+    let tester = stage.receiver(port, 50);
     // Key frames come when they are needed and at no other time.
     let run = stage.streamer(
         &server,
@@ -64,6 +50,26 @@ fn a_producers_life_is_one_decodable_stream_with_an_idr_at_each_joint() {
     let third = stage.sim(&server, "--width 640 --height 360 --fps 10");
     wait_for_frames(12);
     assert_eq!(inode(), of_second, "what was killed leaves its segment");
+    // A playlist switch resizes the segment in place, in both directions (contract sections 2 and
+    // 5.3): 256 bytes, and the payload's power of two of 1 MiB at least.
+    for (size, bytes) in [("800x600", 2 << 20), ("160x96", 1 << 20)] {
+        let apply = [
+            "ctl",
+            "--input-uri",
+            &stage.label,
+            "playlist",
+            "apply",
+            size,
+        ];
+        let url = server.url();
+        expect_exit(
+            &finish(streamer().args(apply).args(["--nats-url", &url])),
+            0,
+        );
+        wait_for_frames(12);
+        let segment = std::fs::metadata(stage.segment()).unwrap();
+        assert_eq!((segment.ino(), segment.len()), (of_second, 256 + bytes));
+    }
     expect_exit(&third.interrupt(), 0);
 
     let looping = "--width 320 --height 180 --fps 10 --frames 12 --ending loop --media-time \
@@ -85,9 +91,10 @@ fn a_producers_life_is_one_decodable_stream_with_an_idr_at_each_joint() {
         counters["offline"], 3,
         "the killed one says nothing: {counters}"
     );
-    assert!(counters["stream_resets"].as_u64() >= Some(4), "{counters}");
+    assert!(counters["stream_resets"].as_u64() >= Some(6), "{counters}");
     assert_eq!(report["control"]["source"]["kind"], "finite");
 
+    let dump = stage.path("got.h264");
     let pictures = pictures(&std::fs::read(&dump).unwrap());
     assert_eq!(seen["frames"], pictures.len());
     let mut joints = 0;
@@ -98,8 +105,13 @@ fn a_producers_life_is_one_decodable_stream_with_an_idr_at_each_joint() {
         }
     }
     assert!(pictures[0].key);
-    // Three restarts and at least two loops.
-    assert!(joints >= 5, "{joints} joints");
+    // Three restarts, two resizes and at least two loops.
+    assert!(joints >= 7, "{joints} joints");
+    let at_zero = |picture: &&Picture| (picture.id, picture.capture_ns) == (0, 0);
+    assert!(
+        pictures.iter().filter(at_zero).count() >= 2,
+        "media time may start at 0"
+    );
     let keys = pictures.iter().filter(|picture| picture.key).count();
     // A frame 0 that comes twice, and an event that comes late, cost an IDR each at most.
     println!("{} pictures, {joints} joints, {keys} IDRs", pictures.len());
@@ -119,6 +131,30 @@ fn a_producers_life_is_one_decodable_stream_with_an_idr_at_each_joint() {
     let hashes = String::from_utf8_lossy(&decoded.stdout);
     let frames = hashes.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!(frames, pictures.len(), "every picture decodes");
+
+    let probed = Command::new("ffprobe")
+        .args(["-v", "error", "-f", "h264", "-show_entries"])
+        .args(["frame=width,height", "-of", "json"])
+        .arg(&dump)
+        .output()
+        .expect("ffprobe");
+    let probed: serde_json::Value = serde_json::from_slice(&probed.stdout).expect("JSON");
+    let frames = probed["frames"].as_array().expect("frames");
+    let side = |frame: &serde_json::Value, name: &str| frame[name].as_u64().expect("pixels");
+    let sizes: Vec<_> = frames
+        .iter()
+        .map(|frame| (side(frame, "width"), side(frame, "height")))
+        .collect();
+    assert_eq!(sizes.len(), pictures.len());
+    for (pair, picture) in sizes.windows(2).zip(&pictures[1..]) {
+        assert!(pair[0] == pair[1] || picture.key, "{pair:?} at {picture:?}");
+    }
+    let mut seen = sizes;
+    seen.dedup();
+    assert_eq!(
+        seen,
+        [(320, 180), (640, 360), (800, 600), (160, 96), (320, 180)]
+    );
 }
 
 #[test]
@@ -140,50 +176,4 @@ fn a_killed_producer_is_noticed_by_its_silence_and_the_idle_timeout_ends_the_run
     );
     assert_eq!(stage.report()["reason"], "idle");
     assert_eq!(stage.report()["control"]["counters"]["offline"], 0);
-}
-
-#[derive(Debug)]
-struct Picture {
-    id: u32,
-    key: bool,
-}
-
-/// Frame ids from the embedded time stamps (`docs/embedded-timestamps.md`), and picture kinds, of
-/// a dump with start codes of four bytes.
-fn pictures(dump: &[u8]) -> Vec<Picture> {
-    const UUID: &[u8] = b"cvmmap-stream-ts";
-    let starts: Vec<_> = (0..dump.len().saturating_sub(4))
-        .filter(|at| dump[*at..*at + 4] == [0, 0, 0, 1])
-        .collect();
-    let mut all = Vec::new();
-    let mut id = None;
-    for (n, start) in starts.iter().enumerate() {
-        let end = starts.get(n + 1).copied().unwrap_or(dump.len());
-        let nal = &dump[start + 4..end];
-        match nal[0] & 0x1F {
-            6 => {
-                // Emulation prevention out: two zeros of the stream and a 3 lose the 3.
-                let (mut bytes, mut zeros) = (Vec::new(), 0);
-                for byte in nal {
-                    if *byte == 3 && zeros >= 2 {
-                        zeros = 0;
-                        continue;
-                    }
-                    zeros = if *byte == 0 { zeros + 1 } else { 0 };
-                    bytes.push(*byte);
-                }
-                if let Some(at) = bytes.windows(16).position(|window| window == UUID) {
-                    let field = &bytes[at + 33..at + 37];
-                    id = Some(u32::from_be_bytes(field.try_into().unwrap()));
-                }
-            }
-            // The first slice of a picture: first_mb_in_slice is 0, ue(v) "1".
-            kind @ (1 | 5) if nal[1] & 0x80 != 0 => all.push(Picture {
-                id: id.take().expect("a time stamp in front of each picture"),
-                key: kind == 5,
-            }),
-            _ => {}
-        }
-    }
-    all
 }

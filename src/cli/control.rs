@@ -200,6 +200,8 @@ impl Failure {
             Self::Choice(..) => "choice",
             Self::Control(error) => match error {
                 ControlError::NoServer { .. } => "no-server",
+                ControlError::Unauthorized { .. } => "unauthorized",
+                ControlError::Tls { .. } => "tls",
                 ControlError::Lost(_) => "connection-lost",
                 ControlError::NoResponders { .. } => "no-responders",
                 ControlError::Timeout { .. } => "no-answer",
@@ -214,7 +216,10 @@ impl Failure {
             Self::Arguments(_) => Exit::Invalid,
             Self::Choice(exit, _) => *exit,
             Self::Control(error) => match error {
-                ControlError::NoServer { .. } | ControlError::Lost(_) => Exit::Pipeline,
+                ControlError::NoServer { .. }
+                | ControlError::Unauthorized { .. }
+                | ControlError::Tls { .. }
+                | ControlError::Lost(_) => Exit::Pipeline,
                 ControlError::NoResponders { .. } => Exit::NothingFound,
                 ControlError::Timeout { .. } => Exit::Timeout,
                 ControlError::BadReply { .. } => Exit::Protocol,

@@ -19,6 +19,10 @@ use super::server::{Login, ServerConfig};
 pub enum ControlError {
     #[error("no NATS server at {server}: {reason}")]
     NoServer { server: String, reason: String },
+    #[error("the NATS server {server} does not let us in: {reason}")]
+    Unauthorized { server: String, reason: String },
+    #[error("no TLS with the NATS server {server}: {reason}")]
+    Tls { server: String, reason: String },
     #[error("the connection to the NATS server is lost: {0}")]
     Lost(String),
     /// The server answered in place of a service: status 503.
@@ -67,7 +71,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ControlError::NoServer`].
+    /// [`ControlError::NoServer`], [`ControlError::Unauthorized`] and [`ControlError::Tls`].
     pub fn connect_within(
         config: &ServerConfig,
         counters: &Arc<LinkCounters>,
@@ -94,7 +98,7 @@ impl Client {
             .map_err(|error| no_server(error.to_string()))?;
         match result.recv_timeout(limit) {
             Ok(Ok(connection)) => Ok(Self { connection }),
-            Ok(Err(error)) => Err(no_server(error.to_string())),
+            Ok(Err(error)) => Err(reason_of(config, &error.to_string())),
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                 Err(no_server(format!("no answer within {limit:?}")))
             }
@@ -310,6 +314,31 @@ fn connect(
     }
     let servers: Vec<&str> = config.addresses().iter().map(String::as_str).collect();
     options.connect(&servers[..])
+}
+
+/// What the crate's words for a failed attempt mean; it has no kinds for them.
+fn reason_of(config: &ServerConfig, words: &str) -> ControlError {
+    let server = config.to_string();
+    if words.contains("Authorization Violation") {
+        let reason = "it refuses the credentials (--nats-url, --nats-creds)".to_owned();
+        return ControlError::Unauthorized { server, reason };
+    }
+    if words.contains("credentials file") {
+        let reason = format!("{words} (--nats-creds)");
+        return ControlError::Unauthorized { server, reason };
+    }
+    if let Some(reason) = words.strip_prefix("TLS error: ") {
+        let reason = match reason {
+            _ if reason.contains("UnknownIssuer") => {
+                "its certificate is of an unknown authority (--nats-ca)".to_owned()
+            }
+            _ if reason.contains("InvalidContentType") => "it does not speak it".to_owned(),
+            other => other.to_owned(),
+        };
+        return ControlError::Tls { server, reason };
+    }
+    let reason = words.to_owned();
+    ControlError::NoServer { server, reason }
 }
 
 fn bounded(

@@ -13,7 +13,7 @@ use prost::Message as _;
 
 use crate::pipeline::stop::StopToken;
 use crate::source::counters;
-use crate::source::hints::{StatusHint, StatusHints};
+use crate::source::hints::{Nature, StatusHint, StatusHints};
 
 use super::body::BodyFrame;
 use super::client::{Client, ControlError, LinkCounters, Message, RETRY, Subscription, next_of};
@@ -22,7 +22,7 @@ use super::micro::{self, Endpoint, Identity, Verb};
 use super::pose::PoseSender;
 use super::server::ServerConfig;
 use super::service::{Action, PipelineHandles, Reply, Service};
-use super::words::SourceInfo;
+use super::words::{SourceInfo, nature};
 
 /// Whom the thread talks to.
 #[derive(Debug, Clone)]
@@ -121,9 +121,10 @@ pub fn start(config: PlaneConfig, handles: PlaneHandles) -> std::io::Result<()> 
         .map(drop)
 }
 
-/// Tries until it works or the run stops. One warning, and one line when it is over.
+/// Tries until it works or the run stops. One warning for each kind of reason, and one line when
+/// it is over.
 fn connect(config: &PlaneConfig, handles: &PlaneHandles) -> Option<Client> {
-    let mut warned = false;
+    let mut warned = Vec::new();
     while !handles.stop.is_stopped() {
         match Client::connect_within(&config.server, &handles.state.link, CONNECT_LIMIT) {
             Ok(client) => {
@@ -131,8 +132,8 @@ fn connect(config: &PlaneConfig, handles: &PlaneHandles) -> Option<Client> {
                 log::info!("NATS: connected to {}", config.server);
                 return Some(client);
             }
-            Err(error) if !warned => {
-                warned = true;
+            Err(error) if !warned.contains(&std::mem::discriminant(&error)) => {
+                warned.push(std::mem::discriminant(&error));
                 log::warn!(
                     "{error}; the stream runs without status, control and bodies, and the server \
                      is tried again every second (--no-nats switches this off)"
@@ -181,6 +182,10 @@ struct InfoQuestion {
     wanted: bool,
     asked: Option<Instant>,
     open: bool,
+    /// It did not say. A producer that finds the server again later than we do says no ONLINE.
+    failed: bool,
+    /// Reconnects that were seen: what was said meanwhile is lost.
+    reconnects: u64,
 }
 
 /// What the log has said, so that a flood of events is not one of lines.
@@ -302,6 +307,8 @@ impl<'a> Plane<'a> {
         let (counter, hint, words) = match ModuleStatusCode::try_from(event.status) {
             Ok(ModuleStatusCode::Online) => {
                 self.info.wanted = true;
+                // What the one before it said may not be true of this one.
+                self.handles.hints.describe(Nature::default());
                 (&self.counters().online, StatusHint::Online, "is online")
             }
             Ok(ModuleStatusCode::Offline) => (
@@ -309,11 +316,15 @@ impl<'a> Plane<'a> {
                 StatusHint::Offline,
                 "goes offline",
             ),
-            Ok(ModuleStatusCode::StreamReset) => (
-                &self.counters().stream_resets,
-                StatusHint::StreamReset,
-                "starts its stream anew",
-            ),
+            Ok(ModuleStatusCode::StreamReset) => {
+                // Another recording of a playlist may have another end.
+                self.info.wanted = true;
+                (
+                    &self.counters().stream_resets,
+                    StatusHint::StreamReset,
+                    "starts its stream anew",
+                )
+            }
             Ok(ModuleStatusCode::Unknown) | Err(_) => {
                 count(&self.counters().unknown_status);
                 return;
@@ -370,16 +381,27 @@ impl<'a> Plane<'a> {
 
     fn ask_for_info(&mut self, now: Instant) -> Result<(), ControlError> {
         let since = |pause| self.info.asked.is_none_or(|at| now >= at + pause);
-        if self.info.open && since(ANSWER_LIMIT) {
+        // Relaxed: a counter.
+        let reconnects = self.handles.state.link.reconnects.load(Ordering::Relaxed);
+        let lost_sight = reconnects != self.info.reconnects;
+        let wanted = self.info.wanted || lost_sight || (self.info.failed && since(ASK_AGAIN));
+        let timed_out = self.info.open && since(ANSWER_LIMIT);
+        let ask = wanted && since(ASK_PAUSE);
+        if timed_out {
             self.info.open = false;
+            self.info.failed = true;
             count(&self.counters().info_failed);
         }
-        if !self.info.wanted || !since(ONE_LINE) {
+        if !ask {
             return Ok(());
         }
-        self.info.wanted = false;
-        self.info.open = true;
-        self.info.asked = Some(now);
+        self.info = InfoQuestion {
+            wanted: false,
+            asked: Some(now),
+            open: true,
+            failed: false,
+            reconnects,
+        };
         count(&self.counters().info_asked);
         let subject = format!("cvmmap.{}.producer.source.info", self.config.nats_key);
         self.client.publish(&subject, Some(&self.inbox), b"")
@@ -393,14 +415,17 @@ impl<'a> Plane<'a> {
         let info = match answer {
             // ONLINE will say when it is there.
             _ if message.no_responders => None,
-            Ok(info) if info.error() == ErrorCode::Ok => Some(SourceInfo::from(&info)),
+            Ok(info) if info.error() == ErrorCode::Ok => Some(info),
             _ => None,
         };
         let Some(info) = info else {
+            self.info.failed = true;
             count(&self.counters().info_failed);
             log::debug!("the producer does not say what it is");
             return;
         };
+        self.handles.hints.describe(nature(&info));
+        let info = SourceInfo::from(&info);
         let summary = info.summary();
         if self.said.info.as_ref() != Some(&summary) {
             log::info!("the producer is {summary}");
@@ -519,9 +544,12 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 const LISTEN: Duration = Duration::from_millis(100);
 /// While an answer is owed.
 const SOON: Duration = Duration::from_millis(10);
-/// Between two lines about the same thing, and two questions to the producer.
+/// Between two lines about the same thing.
 const ONE_LINE: Duration = Duration::from_secs(1);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// Between two questions to the producer, and where it did not say what it is.
+const ASK_PAUSE: Duration = Duration::from_millis(250);
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Messages that may wait. A server lets one have a megabyte, so that these bound the memory that
 /// a flood can take.
 const STATUS_QUEUE: usize = 64;

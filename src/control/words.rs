@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::source::hints::{Clock, Nature};
+
 use super::messages::{
     CameraControlSetting, CameraControlState, CameraControlValueKind, ErrorCode,
     GetSourceInfoResponse, PlaylistInfo, SourceKind, TimestampDomain, source_flags,
@@ -65,6 +67,22 @@ impl SourceInfo {
             text.push_str(&format!(" ({})", self.flags.join(", ")));
         }
         text
+    }
+}
+
+/// What the source of frames has to know of it.
+pub fn nature(info: &GetSourceInfoResponse) -> Nature {
+    let ends = info.source_kind() == SourceKind::Finite
+        && info.flags & source_flags::AUTO_LOOP == 0
+        // Not filled in: a recording of one frame at 0 is none that anybody waits for the end of.
+        && info.timeline_end_ns > 0;
+    Nature {
+        clock: match info.timestamp_domain() {
+            TimestampDomain::Unknown => Clock::Unknown,
+            TimestampDomain::UnixEpochNs => Clock::UnixEpoch,
+            TimestampDomain::MediaTimeNs => Clock::MediaTime,
+        },
+        last_capture_ns: ends.then_some(info.timeline_end_ns),
     }
 }
 
@@ -205,6 +223,24 @@ mod tests {
             info.summary(),
             "a finite source, stamped with media time, 2.500 s (auto-loop, loop-emits-reset)"
         );
+    }
+
+    #[test]
+    fn only_a_recording_that_does_not_loop_has_an_end() {
+        // Fields of contract section 5.1: source_kind=2, timestamp_domain=3, flags=4,
+        // timeline_end_ns=6.
+        let of = |wire: &[u8]| nature(&prost::Message::decode(wire).unwrap());
+        let clock = Clock::MediaTime;
+        let ends = |last_capture_ns| Nature {
+            clock,
+            last_capture_ns,
+        };
+        assert_eq!(of(&[0x10, 2, 0x18, 2, 0x30, 9]), ends(Some(9)));
+        assert_eq!(of(&[0x10, 2, 0x18, 2, 0x20, 0x11, 0x30, 9]), ends(None));
+        assert_eq!(of(&[0x10, 1, 0x18, 2, 0x30, 9]), ends(None));
+        assert_eq!(of(&[0x10, 2, 0x18, 2]), ends(None));
+        assert_eq!(of(&[0x18, 1]).clock, Clock::UnixEpoch);
+        assert_eq!(of(&[]), Nature::default());
     }
 
     #[test]

@@ -26,8 +26,10 @@ pub struct IngestState {
     pub frames: AtomicU64,
     /// Snapshots that a newer one pushed out of the queue.
     pub evicted: AtomicU64,
-    /// The producer is not there.
+    /// The producer is not there, or silent.
     pub offline: AtomicBool,
+    /// It was a recording, and is over.
+    pub ended: AtomicBool,
 }
 
 /// Often enough to see the stop and the idle timeout, seldom enough to cost nothing.
@@ -84,6 +86,7 @@ fn ingest(
                 last_frame = Instant::now();
                 taken += 1;
                 set(&state.offline, false);
+                set(&state.ended, false);
                 // Relaxed: read for the status line and the report only.
                 state.frames.fetch_add(1, Ordering::Relaxed);
                 let back = match queue {
@@ -103,7 +106,11 @@ fn ingest(
             SourceEvent::Offline => {
                 if !state.offline.load(Ordering::Relaxed) {
                     set(&state.offline, true);
-                    log::info!("the producer is offline; waiting for it");
+                    if ends(source, state) {
+                        log::info!("the producer's recording is over; waiting for another");
+                    } else {
+                        log::info!("the producer is offline; waiting for it");
+                    }
                 }
             }
             SourceEvent::Idle => {
@@ -113,6 +120,13 @@ fn ingest(
                     && !state.offline.load(Ordering::Relaxed)
                 {
                     set(&state.offline, true);
+                    if ends(source, state) {
+                        log::info!(
+                            "the producer's recording is over, though its segment is there; \
+                             waiting for another"
+                        );
+                        continue;
+                    }
                     log::info!(
                         "no frame for {} s: the producer is silent, though its segment is there; \
                          waiting for it",
@@ -127,6 +141,13 @@ fn ingest(
         }
     }
     Ok(())
+}
+
+/// Whether what went silent is a recording that is over.
+fn ends(source: &dyn FrameSource, state: &IngestState) -> bool {
+    let ended = source.at_end();
+    set(&state.ended, ended);
+    ended
 }
 
 /// Stores only what is new: the line stays shared between the cores that read it.

@@ -24,6 +24,8 @@ pub struct Report {
     pub reason: StopReason,
     pub seconds: f64,
     pub input: String,
+    /// Where its producer stands.
+    pub producer: ProducerState,
     /// Every counter of the source, by name.
     pub source: BTreeMap<&'static str, u64>,
     pub frames: u64,
@@ -36,6 +38,32 @@ pub struct Report {
     /// `None`: NATS is not used.
     pub control: Option<ControlReport>,
     pub process: ProcessReport,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProducerState {
+    /// No frame so far, or none any more.
+    Waiting,
+    Streaming,
+    /// It was a recording, as it says itself, and is over.
+    Ended,
+}
+
+impl ProducerState {
+    fn of(stats: &Stats) -> Self {
+        let ingest = &stats.ingest;
+        // Relaxed: read for reports only.
+        if ingest.ended.load(Ordering::Relaxed) {
+            Self::Ended
+        } else if ingest.offline.load(Ordering::Relaxed)
+            || ingest.frames.load(Ordering::Relaxed) == 0
+        {
+            Self::Waiting
+        } else {
+            Self::Streaming
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -162,6 +190,7 @@ impl Report {
                 Input::Dummy(names, _) => format!("dummy {}", names.shm_name),
                 Input::Annexb { path, .. } => format!("annexb {}", path.display()),
             },
+            producer: ProducerState::of(stats),
             source: stats.source.values().collect(),
             frames: load(&stats.ingest.frames),
             evicted: load(&stats.ingest.evicted),

@@ -75,6 +75,10 @@ impl Sample {
     fn describe(&self, last: &Self, stats: &Stats) -> String {
         let seconds = (self.at - last.at).as_secs_f64().max(1e-3);
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        if stats.ingest.ended.load(Ordering::Relaxed) {
+            let frames = self.frames;
+            return format!("the recording is over ({frames} frames); waiting for another");
+        }
         if stats.ingest.offline.load(Ordering::Relaxed) {
             return format!("waiting for the producer ({} frames so far)", self.frames);
         }

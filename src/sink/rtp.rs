@@ -463,13 +463,17 @@ impl Sink for RtpSink {
     }
 }
 
-/// The picture's capture time, or where the producer's clock is not Unix time, its arrival.
+/// The picture's capture time, or its arrival where that is unknown or not lately: a report is
+/// about now, and 32 bits of RTP time reach no recording of last week. GStreamer throws reports
+/// away that are more than a second off the packets.
 fn captured_at(unit: &AccessUnit, now: Instant) -> u64 {
-    unit.trace.capture_unix_ns.unwrap_or_else(|| {
-        let arrived = unit.trace.at(Stage::Notice).unwrap_or(now);
-        let age = now.saturating_duration_since(arrived).as_nanos() as u64;
-        unix_nanos().saturating_sub(age)
-    })
+    let arrived = unit.trace.at(Stage::Notice).unwrap_or(now);
+    let age = now.saturating_duration_since(arrived).as_nanos() as u64;
+    let arrival = unix_nanos().saturating_sub(age);
+    let captured = unit.trace.capture_unix_ns;
+    captured
+        .filter(|captured| captured.abs_diff(arrival) <= LATELY_NS)
+        .unwrap_or(arrival)
 }
 
 fn unix_nanos() -> u64 {
@@ -496,6 +500,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Feedback waits so long at least; a key frame is asked for every half second at most.
 const FEEDBACK_INTERVAL: Duration = Duration::from_millis(10);
 const LONG_WAIT: Duration = Duration::from_millis(50);
+/// From capture to arrival, of a live source.
+const LATELY_NS: u64 = 1_000_000_000;
 const QUIET_AFTER_REFUSAL: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

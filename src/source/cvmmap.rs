@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::capture_time::{age_of, unix_time};
 use super::contract::{Label, Metadata, Refusal, SyncMessage};
 use super::dummy::ProducerEnd;
 use super::hints::{StatusHint, StatusHints};
@@ -77,6 +78,8 @@ pub struct CvMmapSource {
     last_frame: Option<Instant>,
     last_notice: Option<Instant>,
     present: Option<bool>,
+    /// It said that it goes. Its last frame may still be on its way to us.
+    leaving: bool,
     next_look: Instant,
     mismatches: u32,
     finished: Option<Instant>,
@@ -123,6 +126,7 @@ impl CvMmapSource {
             last_frame: None,
             last_notice: None,
             present: None,
+            leaving: false,
             next_look: now + LOOK_EVERY,
             mismatches: 0,
             finished: None,
@@ -188,7 +192,8 @@ impl CvMmapSource {
             } else {
                 Duration::ZERO
             };
-            newest.age_ns = age_of(newest.timestamp_ns, waited, SystemTime::now());
+            let clock = self.config.hints.nature().clock;
+            newest.age_ns = age_of(newest.timestamp_ns, clock, waited, SystemTime::now());
             self.interval.observe(*newest);
         }
         Ok(())
@@ -310,7 +315,8 @@ impl CvMmapSource {
         trace.stamp(Stage::Notice, notice.arrival);
         trace.stamp(Stage::SnapshotStart, start);
         trace.stamp(Stage::SnapshotEnd, end);
-        trace.capture_unix_ns = as_unix_time(info.capture_ts_ns, SystemTime::now());
+        let clock = self.config.hints.nature().clock;
+        trace.capture_unix_ns = unix_time(info.capture_ts_ns, clock, SystemTime::now());
         let arrival = notice.arrival.saturating_duration_since(self.origin);
         let time = self.timeline.place(
             self.epoch.number,
@@ -415,7 +421,7 @@ impl CvMmapSource {
         }
     }
 
-    fn listen_to_hints(&mut self) -> Result<Option<SourceEvent>, SourceError> {
+    fn listen_to_hints(&mut self) -> Result<(), SourceError> {
         let told = self.config.hints.take();
         let now = Instant::now();
         if told.reset || told.link == Some(StatusHint::Online) {
@@ -429,17 +435,13 @@ impl CvMmapSource {
             // The frames that show it may be on their way: give them a moment to begin the epoch.
             self.epoch.due.get_or_insert(now + RESET_PATIENCE);
         }
-        match told.link {
-            Some(StatusHint::Offline) if self.present == Some(true) => {
-                self.go_offline(now);
-                Ok(Some(SourceEvent::Offline))
-            }
-            Some(StatusHint::Online) => {
+        if let Some(link) = told.link {
+            self.leaving = link == StatusHint::Offline;
+            if link == StatusHint::Online {
                 self.next_look = now;
-                Ok(None)
             }
-            _ => Ok(None),
         }
+        Ok(())
     }
 
     /// Whether our own producer has ended and its last frame was seen, or is lost.
@@ -462,9 +464,7 @@ impl FrameSource for CvMmapSource {
     ) -> Result<SourceEvent, SourceError> {
         let mut announced = None;
         loop {
-            if let Some(event) = self.listen_to_hints()? {
-                return Ok(event);
-            }
+            self.listen_to_hints()?;
             self.receive(announced.take())?;
             if std::mem::take(&mut self.epoch.to_report) {
                 return Ok(SourceEvent::Reset);
@@ -481,6 +481,10 @@ impl FrameSource for CvMmapSource {
             let now = Instant::now();
             if self.ended(now) {
                 return Ok(SourceEvent::End);
+            }
+            if std::mem::take(&mut self.leaving) && self.present == Some(true) {
+                self.go_offline(now);
+                return Ok(SourceEvent::Offline);
             }
             let was = self.present;
             if now >= self.next_look || was.is_none() {
@@ -499,6 +503,11 @@ impl FrameSource for CvMmapSource {
         }
     }
 
+    fn at_end(&self) -> bool {
+        let last = self.config.hints.nature().last_capture_ns;
+        last.is_some_and(|last| self.sequence.last_time() >= Some(last))
+    }
+
     fn counters(&self) -> &Arc<SourceCounters> {
         &self.counters
     }
@@ -512,22 +521,6 @@ impl Refused {
             Self::OtherFrame { .. } | Self::NotReady | Self::Metadata(_) | Self::Shrunk
         )
     }
-}
-
-/// How old a capture time was when its notice came, `waited` before `now`.
-fn age_of(capture_ns: u64, waited: Duration, now: SystemTime) -> Option<i64> {
-    let capture = as_unix_time(capture_ns, now)?;
-    let now = now.duration_since(UNIX_EPOCH).ok()?.checked_sub(waited)?;
-    let now = u64::try_from(now.as_nanos()).ok()?;
-    // Within a day of each other: far from the ends of the numbers.
-    i64::try_from(i128::from(now) - i128::from(capture)).ok()
-}
-
-/// `time` if it is within a day of `now` as nanoseconds of Unix time; media time is not.
-fn as_unix_time(time: u64, now: SystemTime) -> Option<u64> {
-    let now = now.duration_since(UNIX_EPOCH).ok()?;
-    let now = u64::try_from(now.as_nanos()).ok()?;
-    (time.abs_diff(now) < DAY_NS).then_some(time)
 }
 
 /// Adds one, and says how many it is.
@@ -556,19 +549,3 @@ const SAME_RESET: Duration = Duration::from_millis(500);
 const RESET_PATIENCE: Duration = Duration::from_millis(100);
 /// How long the last notice of a producer that has ended may be under way.
 const END_PATIENCE: Duration = Duration::from_secs(1);
-const DAY_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capture_times_within_a_day_of_now_are_unix_time() {
-        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let at = |seconds: u64| as_unix_time(seconds * 1_000_000_000, now);
-        assert_eq!(at(1_700_000_000 - 86_399), Some(1_699_913_601_000_000_000));
-        assert_eq!(at(1_700_000_000 + 86_400), None);
-        assert_eq!(at(0), None, "media time");
-        assert_eq!(as_unix_time(u64::MAX, now), None);
-    }
-}

@@ -1,6 +1,7 @@
 //! 1. Where frames come from.
 
 pub mod annexb;
+mod capture_time;
 pub mod contract;
 pub mod cvmmap;
 pub mod dummy;
@@ -20,7 +21,7 @@ use std::time::Instant;
 
 pub use cvmmap::{CvMmapConfig, CvMmapSource};
 pub use dummy::{DummyConfig, DummyProducer, ProducerEnd};
-pub use hints::{StatusHint, StatusHints};
+pub use hints::{Clock, Nature, StatusHint, StatusHints};
 pub use target::Target;
 
 use crate::frame::{FrameInfo, Snapshot, SurfaceLease};
@@ -40,6 +41,12 @@ pub trait FrameSource {
         deadline: Instant,
         surfaces: &mut dyn SurfaceSource,
     ) -> Result<SourceEvent, SourceError>;
+
+    /// Whether the last frame of a recording was announced, as its producer says. Another
+    /// recording may follow.
+    fn at_end(&self) -> bool {
+        false
+    }
 
     /// What the source has counted so far.
     fn counters(&self) -> &std::sync::Arc<SourceCounters>;

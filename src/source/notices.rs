@@ -69,6 +69,10 @@ impl Sequence {
     pub fn last_id(&self) -> Option<u32> {
         self.last.map(|(id, _)| id)
     }
+
+    pub fn last_time(&self) -> Option<u64> {
+        self.last.map(|(_, time)| time)
+    }
 }
 
 /// The distance of frames as it was observed lately, and the rhythm that they keep.

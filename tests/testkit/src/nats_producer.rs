@@ -21,7 +21,11 @@ pub struct SourceKind {
     /// Frames until it ends or begins anew; 0 is live.
     pub frames: u64,
     pub interval_ns: u64,
-    pub media_time: bool,
+    /// Capture time of frame 0, where frames are not stamped with the system clock.
+    pub first_capture_ns: u64,
+    /// `source_kind` and `timestamp_domain` (contract section 5.1).
+    pub told_kind: u64,
+    pub told_clock: u64,
     /// It begins anew at its end, and says so or not.
     pub loops: bool,
     pub loops_silently: bool,
@@ -150,6 +154,26 @@ impl NatsProducer {
     }
 }
 
+/// The number of an enumeration's value that `flag` names; they count from 0.
+///
+/// # Errors
+///
+/// If it is none of them.
+pub fn told(
+    flag: &str,
+    given: Option<&str>,
+    names: [&str; 3],
+    otherwise: u64,
+) -> Result<u64, String> {
+    let Some(given) = given else {
+        return Ok(otherwise);
+    };
+    (0..)
+        .zip(names)
+        .find_map(|(number, name)| (name == given).then_some(number))
+        .ok_or_else(|| format!("{flag} '{given}' is none of {}", names.join(", ")))
+}
+
 const SERVICE: &str = "cvmmap_producer";
 
 /// Endpoint names and the ends of their subjects (contract sections 5 and 5.4).
@@ -249,7 +273,6 @@ impl Server {
 
     fn info(&self) -> Vec<u8> {
         let kind = &self.kind;
-        let finite = kind.frames > 0;
         let (frames, interval) = (kind.frames, kind.interval_ns);
         let flags = [
             (kind.loops, 0x01),
@@ -259,10 +282,14 @@ impl Server {
         ];
         let flags = flags.iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum();
         Writer::default()
-            .number(2, if finite { 2 } else { 1 })
-            .number(3, if kind.media_time { 2 } else { 1 })
+            .number(2, kind.told_kind)
+            .number(3, kind.told_clock)
             .number(4, flags)
-            .number(6, frames.saturating_sub(1) * interval)
+            .number(5, kind.first_capture_ns)
+            .number(
+                6,
+                kind.first_capture_ns + frames.saturating_sub(1) * interval,
+            )
             .number(7, frames * interval)
             .number(8, self.source.timestamp_ns.load(Ordering::Relaxed))
             .number(9, self.source.frame_id.load(Ordering::Relaxed).into())

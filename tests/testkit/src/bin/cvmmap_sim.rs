@@ -15,10 +15,10 @@ use testkit::bitstream::{Codec, annexb};
 use testkit::exit;
 use testkit::names::{NameRequest, Names};
 use testkit::nats_body;
-use testkit::nats_producer::{NatsProducer, Source, SourceKind};
+use testkit::nats_producer::{NatsProducer, Source, SourceKind, told};
 use testkit::pattern::PixelFormat;
 use testkit::producer::{
-    Encoded, FrameRate, MetadataVersion, PatternBuffers, Producer, ProducerError, Shape, unix_ns,
+    Encoded, MetadataVersion, PatternBuffers, Producer, ProducerError, Shape, unix_ns,
 };
 
 /// Publishes pictures as a cv-mmap producer does: frames in POSIX shared memory, one sync message
@@ -100,6 +100,15 @@ struct Arguments {
     /// Capture times count from 0 by --fps, as for a finite stream, instead of the system clock
     #[arg(long, help_heading = "Time")]
     media_time: bool,
+    /// With --media-time: capture time of frame 0, as of a recording that keeps its Unix time
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "NS",
+        requires = "media_time",
+        help_heading = "Time"
+    )]
+    first_capture_ns: u64,
     /// Paces --stdin by --fps
     #[arg(long, requires = "stdin", help_heading = "Time")]
     pace: bool,
@@ -131,6 +140,23 @@ struct Arguments {
     /// Camera settings exposure and gain can be read and written
     #[arg(long, requires = "nats_url", help_heading = "NATS")]
     camera: bool,
+    /// What source.info says of the source: live, finite or unknown [default: by --frames]
+    #[arg(
+        long,
+        value_name = "KIND",
+        requires = "nats_url",
+        help_heading = "NATS"
+    )]
+    told_kind: Option<String>,
+    /// What source.info says of capture times: unix-epoch, media-time or unknown [default: by
+    /// --media-time]
+    #[arg(
+        long,
+        value_name = "CLOCK",
+        requires = "nats_url",
+        help_heading = "NATS"
+    )]
+    told_clock: Option<String>,
     /// As the real producer at a loop's end: late-reset (frame 0 before STREAM_RESET) and
     /// double-reset (both twice); repeatable
     #[arg(
@@ -158,6 +184,8 @@ struct Plan {
     shape: Shape,
     units: Option<Units>,
     ending: Ending,
+    /// `source_kind` and `timestamp_domain` of source.info.
+    told: (u64, u64),
     late_reset: bool,
     double_reset: bool,
 }
@@ -218,8 +246,11 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
         width: side("--width", arguments.width)?,
         height: side("--height", arguments.height)?,
         row_padding: arguments.row_padding,
-        metadata: metadata_version(&arguments.metadata)?,
-        frame_rate: frame_rate(&arguments.fps)?,
+        metadata: arguments
+            .metadata
+            .parse()
+            .map_err(|e| format!("--metadata {e}"))?,
+        frame_rate: arguments.fps.parse().map_err(|e| format!("--fps {e}"))?,
         depth: arguments.depth,
         confidence: arguments.confidence,
     };
@@ -258,56 +289,29 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
             "--quirk '{other}' is neither late-reset nor double-reset"
         ));
     }
+    let told = (
+        told(
+            "--told-kind",
+            arguments.told_kind.as_deref(),
+            ["unknown", "live", "finite"],
+            1 + u64::from(arguments.frames > 0),
+        )?,
+        told(
+            "--told-clock",
+            arguments.told_clock.as_deref(),
+            ["unknown", "unix-epoch", "media-time"],
+            1 + u64::from(arguments.media_time),
+        )?,
+    );
     let has = |quirk: &str| arguments.quirk.iter().any(|given| given == quirk);
     Ok(Plan {
         names,
         shape,
         units: units(arguments)?,
         ending,
+        told,
         late_reset: has("late-reset"),
         double_reset: has("double-reset"),
-    })
-}
-
-fn metadata_version(name: &str) -> Result<MetadataVersion, String> {
-    match name {
-        "v1" => Ok(MetadataVersion::V1),
-        "v2.0" | "v2" => Ok(MetadataVersion::V2),
-        "v2.1" => Ok(MetadataVersion::V2Sparse),
-        _ => Err(format!("--metadata '{name}' is none of v1, v2.0, v2.1")),
-    }
-}
-
-fn frame_rate(text: &str) -> Result<FrameRate, String> {
-    let wrong = || {
-        format!(
-            "--fps '{text}' is neither a rate such as 30 or 29.97 nor a fraction such as 30000/1001"
-        )
-    };
-    let (numerator, denominator) = match text.split_once('/') {
-        Some((n, d)) => (
-            n.parse().map_err(|_| wrong())?,
-            d.parse().map_err(|_| wrong())?,
-        ),
-        None => match text.parse::<u16>() {
-            Ok(rate) => (rate, 1),
-            Err(_) => {
-                let rate: f64 = text.parse().map_err(|_| wrong())?;
-                // Hundredths: the fields of the metadata hold 16 bits each.
-                let hundredths = (rate * 100.0).round();
-                if !(1.0..=65535.0).contains(&hundredths) {
-                    return Err(wrong());
-                }
-                (hundredths as u16, 100)
-            }
-        },
-    };
-    if numerator == 0 || denominator == 0 {
-        return Err(wrong());
-    }
-    Ok(FrameRate {
-        numerator,
-        denominator,
     })
 }
 
@@ -442,9 +446,9 @@ fn publish_all(
                 key_frame: *key_frame,
             }
         });
-        let media_ns = number.saturating_mul(interval);
         let capture_ns = if arguments.media_time {
-            media_ns
+            let since = number.saturating_mul(interval);
+            arguments.first_capture_ns.saturating_add(since)
         } else {
             unix_ns()
         };
@@ -511,7 +515,9 @@ fn connect(
     let kind = SourceKind {
         frames: arguments.frames,
         interval_ns: plan.shape.frame_rate.interval_ns(),
-        media_time: arguments.media_time,
+        first_capture_ns: arguments.first_capture_ns,
+        told_kind: plan.told.0,
+        told_clock: plan.told.1,
         loops: plan.ending != Ending::Stop,
         loops_silently: plan.ending == Ending::LoopSilent,
         has_depth: plan.shape.depth,

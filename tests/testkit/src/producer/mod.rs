@@ -9,6 +9,7 @@ pub mod segment;
 pub mod wire;
 
 use std::io;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,6 +31,19 @@ pub enum MetadataVersion {
     V2Sparse,
 }
 
+impl FromStr for MetadataVersion {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "v1" => Ok(Self::V1),
+            "v2.0" | "v2" => Ok(Self::V2),
+            "v2.1" => Ok(Self::V2Sparse),
+            _ => Err(format!("'{name}' is none of v1, v2.0, v2.1")),
+        }
+    }
+}
+
 /// Frames per second as a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameRate {
@@ -41,6 +55,43 @@ impl FrameRate {
     /// Rounded down, as the real producer computes it.
     pub fn interval_ns(self) -> u64 {
         1_000_000_000 * u64::from(self.denominator) / u64::from(self.numerator)
+    }
+}
+
+impl FromStr for FrameRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "'{text}' is neither a rate such as 30 or 29.97 nor a fraction such as 30000/1001"
+            )
+        };
+        let (numerator, denominator) = match text.split_once('/') {
+            Some((n, d)) => (
+                n.parse().map_err(|_| wrong())?,
+                d.parse().map_err(|_| wrong())?,
+            ),
+            None => match text.parse::<u16>() {
+                Ok(rate) => (rate, 1),
+                Err(_) => {
+                    let rate: f64 = text.parse().map_err(|_| wrong())?;
+                    // Hundredths: the fields of the metadata hold 16 bits each.
+                    let hundredths = (rate * 100.0).round();
+                    if !(1.0..=65535.0).contains(&hundredths) {
+                        return Err(wrong());
+                    }
+                    (hundredths as u16, 100)
+                }
+            },
+        };
+        if numerator == 0 || denominator == 0 {
+            return Err(wrong());
+        }
+        Ok(Self {
+            numerator,
+            denominator,
+        })
     }
 }
 
