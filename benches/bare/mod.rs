@@ -72,4 +72,3 @@ pub fn set_option(socket: &UdpSocket, level: i32, name: i32, value: i32) -> std:
         Err(std::io::Error::last_os_error())
     }
 }
-

@@ -27,9 +27,7 @@ use cvmmap_streamer::pipeline::surfaces::{SurfaceClient, SurfaceExchange};
 use cvmmap_streamer::queue::{LatestQueue, gop_queue};
 use cvmmap_streamer::sink::rtp::{Pacing, RtpSink, RtpSinkConfig};
 use cvmmap_streamer::sink::{Sent, Sink, SinkContext, SinkError};
-use cvmmap_streamer::source::contract::{
-    Label, METADATA_LEN, Metadata, SyncMessage, v2_left_only,
-};
+use cvmmap_streamer::source::contract::{Label, METADATA_LEN, Metadata, SyncMessage, v2_left_only};
 use cvmmap_streamer::source::cvmmap::{CvMmapConfig, CvMmapSource};
 use cvmmap_streamer::source::region::Region;
 use cvmmap_streamer::source::sync::SyncSubscriber;
