@@ -206,17 +206,19 @@ class Bench:
             self.clips[size] = raw
         return self.clips[size]
 
-    def command(self, row, **words):
-        program = [word for word in row.command]
+    def command(self, row):
+        """The other words in braces are bench_row's to fill in."""
+        program = [word.replace("{file}", self.path("transport.h264")) for word in row.command]
         if program[0] == "cvmmap_streamer":
             program[0] = os.path.join(self.args.bin, program[0])
-        return [word.replace("{file}", words.get("file", "")) for word in program]
+        return program
 
     def row_command(self, row, frames, dump=None, phase=0):
         self.count += 1
         width, height, _ = SIZES.get(row.size, (0, 0, 0))
         command = [os.path.join(self.args.bin, "bench_row"), "--input", row.input, "--output", row.output, "--codec", row.codec]
-        command += ["--log", self.path(f"log.{self.count}")]
+        log = self.path(f"log.{self.count}")
+        command += ["--log", log]
         if row.input != "own":
             command += ["--clip", self.clip(row.size), "--width", str(width), "--height", str(height), "--fps", str(FPS)]
             command += ["--frames", str(frames), "--phase-ms", str(phase)]
@@ -224,21 +226,21 @@ class Bench:
             command += ["--no-gro"]
         if dump:
             command += ["--dump", dump]
-        return command + ["--"] + self.command(row, file=self.path("transport.h264"))
+        return command + ["--"] + self.command(row), log
 
     def run_row(self, row, frames, dump=None):
-        command = self.row_command(row, frames, dump)
+        command, log = self.row_command(row, frames, dump)
         done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-        return self.read(done.stdout, row)
+        return self.read(done.stdout, row, log)
 
-    def read(self, output, row):
+    def read(self, output, row, log):
         try:
             result = json.loads(output)
         except ValueError:
             result = {"failure": "bench_row gave no result", "frames": []}
         if result["failure"]:
-            with open(self.path(f"log.{self.count}"), encoding="utf-8", errors="replace") as log:
-                words = log.read().strip().splitlines()[-3:]
+            with open(log, encoding="utf-8", errors="replace") as file:
+                words = file.read().strip().splitlines()[-3:]
             print(f"bench_peers: {row_id(row)}: {result['failure']}: {' '.join(words)}", file=sys.stderr)
         return result
 
@@ -322,34 +324,39 @@ class Bench:
         rows = [row for row in rows_of("720p", "h264", "rtp") if row.program in ("ours", "gst openh264", "ffmpeg x264")]
         rows = [row for row in rows if re.search(self.args.rows, row_id(row))]
         self.clip("720p")
-        steps = []
-        full = set()
+        steps, full = [], set()
         for count in range(1, self.args.most + 1):
             for row in rows:
                 if row.program in full:
                     continue
-                tell(f"{count} x {row_id(row)}")
-                phases = [1000 * n // FPS // count for n in range(count)]
-                started = [subprocess.Popen(self.row_command(row, frames, phase=phase), stdout=subprocess.PIPE) for phase in phases]
-                results = [self.read(child.communicate()[0], row) for child in started]
-                step = scale_step(row, count, results, frames)
+                runs = []
+                for _ in range(min(self.args.repeats, 3)):
+                    tell(f"{count} x {row_id(row)}")
+                    runs.append(scale_step(row, count, self.at_once(row, count, frames), frames))
+                step = {key: runs[0][key] if key == "program" else statistics.median(run[key] for run in runs) for key in runs[0]}
                 steps.append(step)
                 # Frames are lost, or the camera waits: the cores are full.
                 if step["delivered"] < 0.95 or step["behind_ms"] > 2000 / FPS:
                     full.add(row.program)
         return steps
 
+    def at_once(self, row, count, frames):
+        commands = [self.row_command(row, frames, phase=1000 * n // FPS // count) for n in range(count)]
+        started = [(subprocess.Popen(command, stdout=subprocess.PIPE), log) for command, log in commands]
+        return [self.read(child.communicate()[0], row, log) for child, log in started]
+
 
 def scale_step(row, count, results, frames):
     latencies = [t["latency_us"] for r in results for t in r["frames"] if t["frame"] >= START]
+    behind = [late for r in results for late in r.get("behind_us", [])[START:]]
     return {
         "program": row.program,
         "streams": count,
-        "delivered": sum(len(r["frames"]) for r in results) / (count * frames),
+        "delivered": len(latencies) / (count * (frames - START)),
         # Of one core, while frames come: a run's start is part of it.
         "cores": sum(r.get("cpu_seconds", 0) for r in results) / (frames / FPS),
         "peak_mib": sum(r.get("peak_kib", 0) for r in results) / 1024,
-        "behind_ms": max((max(r.get("behind_us", [0]), default=0) for r in results), default=0) / 1e3,
+        "behind_ms": percentile(behind, 90) / 1e3 if behind else 0,
         "p50_ms": percentile(latencies, 50) / 1e3,
         "p99_ms": percentile(latencies, 99) / 1e3,
     }
@@ -482,7 +489,7 @@ def transport_table(result, failures):
 def scale_table(result):
     lines = [
         "N streams at once, one process each, 720p H.264 at 30 fps over RTP, until frames are lost or the camera has to wait. "
-        "CPU in cores, memory summed over the processes.",
+        "CPU in cores, memory summed over the processes; late: how far the cameras were held up, p90.",
         "",
         "| streams | program | cores | MiB | p50 ms | p99 ms | frames | late ms |",
         "|---|---|---|---|---|---|---|---|",

@@ -17,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter  # noqa: E402
 
 # Frames at a run's start that do not count, as in bench_peers.py.
 START = 15
@@ -71,6 +72,7 @@ def latency(found, path):
             shares = [1 - n / len(ordered) for n in range(len(ordered))]
             axis.step(ordered, shares, where="post", label=program, color=COLOURS.get(program))
         axis.set(title=title, xlabel="ms", ylabel="share of frames above", xscale="log", yscale="log", ylim=(1e-3, 1))
+        plain(axis.xaxis)
         axis.grid(True, which="both", alpha=0.25)
         axis.legend(fontsize="small")
     save(figure, path)
@@ -91,11 +93,19 @@ def scale(found, path):
                 axes[0].annotate("full", (step["streams"], step["cores"]), textcoords="offset points", xytext=(6, -4))
     axes[0].set(title="720p30 H.264 over RTP", xlabel="streams", ylabel="cores", ylim=(0, None))
     axes[1].set(title="publish to last packet, p99", xlabel="streams", ylabel="ms", yscale="log")
+    plain(axes[1].yaxis)
     for axis in axes:
         axis.grid(True, alpha=0.25)
         axis.legend(fontsize="small")
         axis.xaxis.get_major_locator().set_params(integer=True)
     save(figure, path)
+
+
+def plain(axis):
+    """5 10 20 in place of powers of ten: most panels hold less than one decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure, path):
