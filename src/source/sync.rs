@@ -67,6 +67,24 @@ impl SyncSubscriber {
         }
     }
 
+    /// [`SyncSubscriber::wait`] without sleeping: the core stays awake, and so does this thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncSubscriber::wait`].
+    pub fn spin(&self, deadline: Instant) -> Result<bool, SourceError> {
+        loop {
+            let now = Instant::now();
+            if self.wait(now)? {
+                return Ok(true);
+            }
+            if now >= deadline {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     /// The next message if there is one; never waits. Bytes behind the first 256 are cut off.
     ///
     /// # Errors
