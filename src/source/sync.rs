@@ -81,7 +81,9 @@ impl SyncSubscriber {
             if now >= deadline {
                 return Ok(false);
             }
-            std::hint::spin_loop();
+            // Under `--realtime` another thread of ours that waits for this very core would
+            // otherwise wait until a frame comes, which may need that thread.
+            std::thread::yield_now();
         }
     }
 
