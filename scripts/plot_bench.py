@@ -24,6 +24,7 @@ START = 15
 COLOURS = {
     "ours": "#0b6e4f",
     "ours, pacing auto": "#6fc3a2",
+    "ours, realtime": "#9a8c00",
     "gst openh264": "#c1121f",
     "gst x264": "#f4845f",
     "gst x265": "#f4845f",

@@ -53,20 +53,20 @@ fn to_and_fro(number: u64, frames: u64) -> u64 {
 }
 
 /// Where the frames go.
-pub enum Into {
+pub enum Destination {
     Shm(Box<Producer>),
     Pipe(ChildStdin),
 }
 
-impl Into {
+impl Destination {
     fn give(&mut self, number: u32, frame: &[u8], times: &mut Given) -> io::Result<()> {
         match self {
-            Into::Pipe(pipe) => {
+            Destination::Pipe(pipe) => {
                 pipe.write_all(frame)?;
                 times.done_ns = unix_ns();
                 Ok(())
             }
-            Into::Shm(producer) => {
+            Destination::Shm(producer) => {
                 let frame = Frame {
                     id: number,
                     capture_ns: times.begun_ns,
@@ -91,7 +91,12 @@ impl Into {
 /// # Errors
 ///
 /// The clip's or the program's: a broken pipe is a program that ended.
-pub fn run(clip: &Clip, into: &mut Into, count: u32, interval: Duration) -> io::Result<Vec<Given>> {
+pub fn run(
+    clip: &Clip,
+    into: &mut Destination,
+    count: u32,
+    interval: Duration,
+) -> io::Result<Vec<Given>> {
     let mut given = Vec::with_capacity(count as usize);
     let mut buffer = Vec::new();
     let mut start = (Instant::now(), unix_ns());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use testkit::bench::child::Program;
-use testkit::bench::pace::{Clip, Into};
+use testkit::bench::pace::{Clip, Destination};
 use testkit::bench::receive::{Heard, Receiver};
 use testkit::bench::{Given, Input, Output, Row, pace};
 use testkit::bitstream::Codec;
@@ -106,8 +106,8 @@ fn run(arguments: &Arguments, codec: Codec) -> io::Result<Row> {
     let mut program = Program::start(&command, &arguments.log, arguments.input == Input::Pipe)?;
     let mut row = Row::default();
     let mut into = match (producer, program.child.stdin.take()) {
-        (Some(producer), _) => Some(Into::Shm(Box::new(producer))),
-        (None, Some(stdin)) => Some(Into::Pipe(stdin)),
+        (Some(producer), _) => Some(Destination::Shm(Box::new(producer))),
+        (None, Some(stdin)) => Some(Destination::Pipe(stdin)),
         (None, None) => None,
     };
     let given = match &mut into {
@@ -146,11 +146,11 @@ fn run(arguments: &Arguments, codec: Codec) -> io::Result<Row> {
     Ok(row)
 }
 
-fn give(arguments: &Arguments, into: &mut Into, row: &mut Row) -> Vec<Given> {
+fn give(arguments: &Arguments, into: &mut Destination, row: &mut Row) -> Vec<Given> {
     let frame_bytes = usize::from(arguments.width) * usize::from(arguments.height) * 3;
     let clip = arguments.clip.as_deref().unwrap_or_else(|| "".as_ref());
     let result = Clip::open(clip, frame_bytes).and_then(|clip| {
-        if let Into::Shm(producer) = into {
+        if let Destination::Shm(producer) = into {
             wait_for_reader(producer)?;
         }
         std::thread::sleep(Duration::from_millis(arguments.phase_ms));
