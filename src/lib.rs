@@ -42,6 +42,8 @@ pub mod exit;
 pub mod gpu_info;
 #[allow(unsafe_code)] // mallopt: no crate has it
 pub mod heap;
+#[allow(unsafe_code)] // one system call that no safe crate here has
+pub mod realtime;
 pub mod replace;
 pub mod time;
 pub mod trace;

@@ -67,6 +67,15 @@ fn stream(args: &StreamerArgs) -> Exit {
         eprintln!("error: {reason}");
         return Exit::Pipeline;
     }
+    // Before the first thread, so that all have it.
+    if let Some(priority) = config.realtime
+        && let Err(error) = cvmmap_streamer::realtime::enter(priority)
+    {
+        log::warn!(
+            "--realtime {priority} is not to be had ({error}): the stream runs under the ordinary \
+             scheduler. Raise the limit (ulimit -r {priority}) or give CAP_SYS_NICE"
+        );
+    }
     let stop = StopToken::new();
     if let Err(error) = stop_on_signals(stop.clone()) {
         eprintln!("error: signals cannot be handled: {error}");

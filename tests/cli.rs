@@ -18,6 +18,7 @@ const REFUSALS: &[Row] = &[
     ("--gop 1.5", 1, &["--gop"]),
     ("--bitrate abc", 1, &["--bitrate", "abc"]),
     ("--rtp-pacing sometimes", 1, &["--rtp-pacing", "auto"]),
+    ("--realtime high", 1, &["--realtime"]),
     // 2: makes no sense
     ("--encoder magic", 2, &["--encoder", "software"]),
     ("--gop 0", 2, &["--gop 0"]),
@@ -28,6 +29,8 @@ const REFUSALS: &[Row] = &[
     ("--b-frames 99", 2, &["--b-frames 99"]),
     ("--fps 0", 2, &["--fps 0"]),
     ("--ingest-max-frames 0", 2, &["--ingest-max-frames 0"]),
+    ("--realtime 0", 2, &["--realtime 0", "1 to 99"]),
+    ("--realtime 100", 2, &["--realtime 100", "1 to 99"]),
     ("--nats-url nats://x:1", 2, &["--no-nats", "--nats-url"]),
     ("--input-uri cam", 2, &["--shm-name", "--input-uri"]),
     ("--input-file clip.h264", 2, &["--input-file", "annexb"]),

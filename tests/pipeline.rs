@@ -511,3 +511,66 @@ fn the_simulator_and_the_dummy_write_the_same_segment_and_the_same_notices() {
         "only {compared} frames from {first} on were compared"
     );
 }
+
+#[test]
+fn realtime_holds_for_every_thread() {
+    let chrt = Command::new("chrt").args(["-f", "1", "true"]).output();
+    let permitted = chrt.is_ok_and(|output| output.status.success());
+    let scene = Scene::new();
+    let streamer = streamer()
+        .args(scene.names())
+        .args(
+            "--input-mode dummy --dummy-width 64 --dummy-height 48 --no-nats --codec h264"
+                .split(' '),
+        )
+        .args("--encoder software --realtime 1".split(' '))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // By thread: its name, and whether its policy is SCHED_FIFO, 1 (proc_pid_stat(5), field 41).
+    let threads = || -> Vec<(String, bool)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", streamer.id()));
+        let stat = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+            let (head, fields) = stat.rsplit_once(") ")?;
+            let policy = fields.split(' ').nth(41 - 3)?;
+            Some((head.split_once('(')?.1.to_owned(), policy == "1"))
+        };
+        let tasks = tasks.into_iter().flatten().map_while(Result::ok);
+        tasks.filter_map(stat).collect()
+    };
+    let mut seen = Vec::new();
+    until("the stages' threads", || {
+        seen = threads();
+        let runs = |name: &str| seen.iter().any(|(thread, _)| thread == name);
+        runs("ingest") && runs("encode")
+    });
+    signal(&streamer, "INT");
+    let said = expect_exit(&finish_child(streamer), 0);
+    if permitted {
+        assert!(seen.iter().all(|(_, realtime)| *realtime), "{seen:?}");
+    } else {
+        println!("no real-time scheduler here (chrt -f 1 true fails): only the warning is checked");
+        assert!(said.contains("--realtime 1 is not to be had"), "{said}");
+    }
+}
+
+#[test]
+fn a_busy_poller_streams_and_misses_no_end() {
+    let scene = Scene::new();
+    let output = finish(
+        streamer()
+            .args(scene.names())
+            .args(
+                "--input-mode dummy --dummy-frames 20 --dummy-width 64 --dummy-height 48"
+                    .split(' '),
+            )
+            .args("--no-nats --codec h264 --encoder software --busy-poll --report-json".split(' '))
+            .arg(scene.path("report.json")),
+    );
+    let text = expect_exit(&output, 0);
+    let report = json(&scene.path("report.json"));
+    assert_eq!(report["reason"], "source-ended");
+    assert!(report["frames"].as_u64() >= Some(10), "{text}");
+}

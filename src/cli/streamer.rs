@@ -40,6 +40,8 @@ pub struct StreamerArgs {
     #[command(flatten)]
     pub rtmp: RtmpArgs,
     #[command(flatten)]
+    pub scheduling: SchedulingArgs,
+    #[command(flatten)]
     pub report: ReportArgs,
 }
 
@@ -337,6 +339,21 @@ pub struct RtmpArgs {
     /// Accept any certificate of an rtmps:// server. Anyone in between can read the stream key
     #[arg(long)]
     pub rtmp_tls_insecure: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Scheduling")]
+pub struct SchedulingArgs {
+    /// Run under the real-time scheduler (SCHED_FIFO, 1 to 99; 10 is a good one), so that other work
+    /// on this machine does not delay a frame. Needs CAP_SYS_NICE or a limit (ulimit -r). An encoder
+    /// that fills all cores then leaves nothing to others. For cores of its own: taskset -c LIST
+    #[arg(long, value_name = "PRIORITY")]
+    pub realtime: Option<u32>,
+
+    /// Look for the next frame without a pause instead of sleeping until it comes: no core has to be
+    /// woken for it. Takes one core whole: for machines that have one to spare
+    #[arg(long)]
+    pub busy_poll: bool,
 }
 
 #[derive(Debug, Args)]

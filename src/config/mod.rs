@@ -33,6 +33,10 @@ pub struct StreamerConfig {
     pub queue_size: usize,
     pub max_frames: Option<u64>,
     pub idle_timeout: Option<Duration>,
+    /// Wait for frames awake.
+    pub busy_poll: bool,
+    /// SCHED_FIFO priority, 1 to 99.
+    pub realtime: Option<u8>,
     /// `None` in ingest mode.
     pub stream: Option<StreamConfig>,
     pub report_json: Option<PathBuf>,
@@ -213,7 +217,21 @@ impl StreamerConfig {
                 "give at least 1, or leave it out for no limit",
             ));
         }
+        if args.scheduling.busy_poll && matches!(input, Input::Annexb { .. }) {
+            return Err(ConfigError::Conflict {
+                flag: "--busy-poll",
+                other: "--input-mode annexb",
+                instead: "a file is read when its time has come; leave --busy-poll out",
+            });
+        }
+        let realtime = match args.scheduling.realtime {
+            None => None,
+            Some(priority @ 1..=99) => Some(priority as u8),
+            Some(priority) => return Err(value("--realtime", priority, "use 1 to 99")),
+        };
         Ok(Self {
+            busy_poll: args.scheduling.busy_poll,
+            realtime,
             body_output: body_output(args, &input, nats.is_some())?,
             input,
             nats,

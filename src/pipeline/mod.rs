@@ -309,12 +309,15 @@ fn open_source(
     stop: &StopToken,
 ) -> Result<(Box<dyn FrameSource + Send>, Option<DummyProducer>), PipelineError> {
     match &config.input {
-        Input::Cvmmap(names) => Ok((Box::new(CvMmapSource::new(attach(names, hints))?), None)),
+        Input::Cvmmap(names) => Ok((
+            Box::new(CvMmapSource::new(attach(config, names, hints))?),
+            None,
+        )),
         Input::Dummy(names, dummy) => {
             let producer = DummyProducer::start(produce(names, dummy), stop.clone())?;
             let source = CvMmapSource::new(CvMmapConfig {
                 end: Some(producer.end()),
-                ..attach(names, hints)
+                ..attach(config, names, hints)
             })?;
             Ok((Box::new(source), Some(producer)))
         }
@@ -334,8 +337,9 @@ fn open_source(
     }
 }
 
-fn attach(names: &Names, hints: &StatusHints) -> CvMmapConfig {
+fn attach(config: &StreamerConfig, names: &Names, hints: &StatusHints) -> CvMmapConfig {
     CvMmapConfig {
+        busy_poll: config.busy_poll,
         shm_name: names.shm_name.clone(),
         zmq_endpoint: names.zmq_endpoint.clone(),
         label: names.label,

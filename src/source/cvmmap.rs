@@ -31,6 +31,8 @@ pub struct CvMmapConfig {
     /// The end of a producer of our own; without one the source never ends.
     pub end: Option<ProducerEnd>,
     pub hints: StatusHints,
+    /// Wait for notices awake.
+    pub busy_poll: bool,
 }
 
 impl CvMmapConfig {
@@ -497,7 +499,12 @@ impl FrameSource for CvMmapSource {
                 return Ok(SourceEvent::Idle);
             }
             let until = deadline.min(self.next_look).min(now + LISTEN_EVERY);
-            if self.sync.wait(until)? {
+            let came = if self.config.busy_poll {
+                self.sync.spin(until)?
+            } else {
+                self.sync.wait(until)?
+            };
+            if came {
                 announced = Some(Instant::now());
             }
         }

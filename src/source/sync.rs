@@ -67,6 +67,26 @@ impl SyncSubscriber {
         }
     }
 
+    /// [`SyncSubscriber::wait`] without sleeping: the core stays awake, and so does this thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncSubscriber::wait`].
+    pub fn spin(&self, deadline: Instant) -> Result<bool, SourceError> {
+        loop {
+            let now = Instant::now();
+            if self.wait(now)? {
+                return Ok(true);
+            }
+            if now >= deadline {
+                return Ok(false);
+            }
+            // Under `--realtime` another thread of ours that waits for this very core would
+            // otherwise wait until a frame comes, which may need that thread.
+            std::thread::yield_now();
+        }
+    }
+
     /// The next message if there is one; never waits. Bytes behind the first 256 are cut off.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //! | [`bitstream`], [`stamp`], [`body_sei`] | NAL units, access units, capture times and poses inside of them |
 //! | [`rtp`] | the receiving side of RTP; [`rtp::tester::Tester`] is a whole run |
 //! | [`rtmp`] | the server side of RTMP; [`rtmp::server::Server`] is a whole run |
+//! | [`mod@bench`] | the pacer and the receiver of the comparison with other programs |
 //! | [`faults`] | the fault suite: the streamer as a black box |
 //!
 //! The binaries `cvmmap_sim`, `rtp_receiver_tester` and `rtmp_stub_tester` are thin wrappers of these. A test runs
@@ -51,4 +52,5 @@ pub mod rtp;
 
 pub mod rtmp;
 
+pub mod bench;
 pub mod faults;
