@@ -28,8 +28,9 @@ pub struct Feed {
     noise: Vec<u8>,
 }
 
-/// Many times what a reader needs for one of our pictures.
-pub const HELD: Duration = Duration::from_millis(2);
+/// What a reader needs for one of our pictures: a writer that stands still for longer lets a whole read pass without
+/// a trace, and a piece of the payload is due every 20 us at 200 fps.
+pub const HELD: Duration = Duration::from_micros(150);
 
 impl Feed {
     /// Opens a producer and initialises its segment.
