@@ -16,9 +16,10 @@ const CALL: &str = "nvEncEncodePicture";
 
 /// Never returns. Nothing is locked meanwhile, so that other threads go on.
 pub fn hang(at: HangIn, picture: u64) {
+    let due = |from| config().fault_number(picture).is_some_and(|n| n >= from);
     if config()
         .hang
-        .is_some_and(|(which, from)| which == at && picture >= from)
+        .is_some_and(|(which, from)| which == at && due(from))
     {
         crate::report::write();
         loop {
@@ -50,17 +51,21 @@ impl Session {
             return self.end(params, init);
         }
         let number = self.pictures;
-        if config().device_lost.is_some_and(|at| number >= at) {
+        let fault = config().fault_number(number);
+        if config()
+            .device_lost
+            .is_some_and(|at| fault.is_some_and(|n| n >= at))
+        {
             crate::cuda::lose_device();
             return Err(rules::DEVICE_NOT_EXIST);
         }
         if let Some((status, at)) = config().encode_status
-            && at == number
+            && Some(at) == fault
         {
             return Err(status);
         }
         if let Some((times, at)) = config().busy
-            && at == number
+            && Some(at) == fault
         {
             let left = self.busy_left.get_or_insert(times);
             if *left > 0 {
@@ -77,7 +82,7 @@ impl Session {
         let output = params.outputBitstream as usize;
         self.accept(params, output);
         if let Some((Silent::NeedMore, from)) = config().silent
-            && number >= from
+            && fault.is_some_and(|n| n >= from)
         {
             return Err(rules::NEED_MORE_INPUT);
         }
@@ -385,9 +390,10 @@ impl Session {
         let Some(output) = next.and_then(|handle| self.outputs.get_mut(&handle)) else {
             return Err(rules::GENERIC);
         };
+        let fault = config().fault_number(timestamp);
         let silent = config()
             .silent
-            .is_some_and(|(how, from)| how == Silent::Zero && timestamp >= from);
+            .is_some_and(|(how, from)| how == Silent::Zero && fault.is_some_and(|n| n >= from));
         output.data.clear();
         if !silent {
             write_unit(
