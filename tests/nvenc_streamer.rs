@@ -75,12 +75,7 @@ fn the_five_acceptance_rows_pass_by_nvenc_without_violation_or_leak() {
     assert!(output.status.success(), "{text}");
     let last = text.lines().rfind(|line| line.starts_with("total="));
     assert_eq!(last, Some("total=5 pass=5 fail=0 skip=0"), "{text}");
-    let rows = std::fs::read_dir(emulator.folder.path()).unwrap().flatten();
-    let rows: Vec<_> = rows
-        .filter_map(|entry| emulator.stats(entry.file_name().to_str()?))
-        // ffmpeg and others of the script load no NVENC; a streamer that was refused neither.
-        .filter(|stats| stats["sessions_opened"] != 0)
-        .collect();
+    let rows = streamers(&emulator);
     assert_eq!(rows.len(), 5, "{text}");
     for stats in rows {
         assert_eq!(stats["violations"], Value::Array(vec![]));
@@ -123,4 +118,65 @@ fn the_streamer_exits_5_when_nvenc_is_wanted_and_refused_and_codes_in_software_w
         text.contains("has no encoder") && text.contains("openh264"),
         "{text}"
     );
+}
+
+/// The faults that an upload by DMA may trip over: segments that go, shrink and come back under it, and sizes that
+/// change. What the suite finds out by the clock is not looked at here.
+#[test]
+fn producers_that_go_shrink_and_come_back_leave_nvenc_without_violation_or_leak() {
+    if !have("ffmpeg") {
+        return;
+    }
+    let _alone = alone();
+    let emulator = Emulator::new();
+    let evidence = tempfile::tempdir().unwrap();
+    let suite = common::testkit("fault_suite");
+    let binaries = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer")).parent();
+    // The smallest of its pictures are below the least that a real chip codes.
+    let small = [("MIN", "64x64")];
+    let output = common::finish(
+        emulator
+            .command(Path::new(suite.get_program()), "streamer-%p.json", &small)
+            .env_remove("RUST_LOG")
+            .args("--encoder nvenc --no-controls --only clean_restart --only segment_gone --only resize".split(' '))
+            .arg("--binaries")
+            .arg(binaries.unwrap())
+            .arg("--evidence")
+            .arg(evidence.path()),
+    );
+    let text = common::text(&output);
+    let summary = evidence.path().join("task-15-fault-suite-summary.json");
+    let summary: Value = serde_json::from_slice(&std::fs::read(summary).unwrap()).unwrap();
+    let scenarios = summary["scenarios"].as_array().unwrap();
+    assert_eq!(scenarios.len(), 3, "{text}");
+    for scenario in scenarios {
+        let checks = scenario["checks"].as_array().unwrap();
+        assert!(checks.iter().any(|check| check["name"] == "exit"), "{text}");
+        for check in checks {
+            let name = check["name"].as_str().unwrap();
+            if ["exit", "pictures", "wire", "descriptors"].contains(&name) {
+                assert_eq!(check["ok"], true, "{}: {check}\n{text}", scenario["name"]);
+            }
+        }
+    }
+    let runs = streamers(&emulator);
+    assert_eq!(runs.len(), 3, "{text}");
+    for stats in &runs {
+        assert_eq!(stats["violations"], Value::Array(vec![]), "{text}");
+        assert_eq!(stats["leaks"], Value::Array(vec![]), "{text}");
+        assert_eq!(stats["finished"], true);
+        assert!(stats["uploads_pageable"] == 0 && stats["uploads_pinned"] != 0);
+    }
+    let sessions = runs.iter().map(|stats| stats["sessions_opened"].as_u64());
+    assert!(sessions.max().flatten() > Some(1), "sizes changed: {text}");
+}
+
+/// What the emulator has written of each process that opened a session: those of the scripts and referees open none.
+fn streamers(emulator: &Emulator) -> Vec<Value> {
+    std::fs::read_dir(emulator.folder.path())
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| emulator.stats(entry.file_name().to_str()?))
+        .filter(|stats| stats["sessions_opened"] != 0)
+        .collect()
 }
