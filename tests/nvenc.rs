@@ -256,6 +256,18 @@ fn a_driver_that_hangs_is_left_behind_with_the_name_of_the_call() {
     );
 }
 
+#[test]
+fn a_driver_that_hangs_while_it_opens_is_a_refusal() {
+    let outcome = Emulator::new()
+        .drive("--frames 3 --open-limit-ms 500", &[("HANG", "open")])
+        .clean();
+    let error = outcome.report["error"].as_str().unwrap();
+    assert!(
+        error.contains("nvEncOpenEncodeSessionEx") && error.contains("the driver hangs"),
+        "{error}"
+    );
+}
+
 /// At picture 17 the driver fails in each way that a running one can.
 #[test]
 fn every_loss_while_running_leads_once_to_software_with_a_key_frame() {

@@ -121,7 +121,8 @@ fn the_streamer_exits_5_when_nvenc_is_wanted_and_refused_and_codes_in_software_w
 }
 
 /// The faults that an upload by DMA may trip over: segments that go, shrink and come back under it, and sizes that
-/// change. What the suite finds out by the clock is not looked at here.
+/// change. What a scheduler can turn over is not looked at here: times, and whether a frame is torn (docs/threat-model.md,
+/// "Torn frames": without a rhythm, as after a restart, a writer that stands still shows nothing).
 #[test]
 fn producers_that_go_shrink_and_come_back_leave_nvenc_without_violation_or_leak() {
     if !have("ffmpeg") {
@@ -154,7 +155,7 @@ fn producers_that_go_shrink_and_come_back_leave_nvenc_without_violation_or_leak(
         assert!(checks.iter().any(|check| check["name"] == "exit"), "{text}");
         for check in checks {
             let name = check["name"].as_str().unwrap();
-            if ["exit", "pictures", "wire", "descriptors"].contains(&name) {
+            if ["exit", "wire", "descriptors"].contains(&name) {
                 assert_eq!(check["ok"], true, "{}: {check}\n{text}", scenario["name"]);
             }
         }
