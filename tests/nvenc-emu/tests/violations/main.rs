@@ -111,7 +111,7 @@ fn a_client_that_does_nothing_wrong_is_left_alone() {
 #[test]
 fn every_rule_of_the_emulator_has_its_control() {
     let sources = [
-        "cuda", "kernels", "memory", "nvenc", "picture", "session", "validate",
+        "cuda", "kernels", "lock", "memory", "nvenc", "picture", "planes", "session", "validate",
     ];
     let mut rules = BTreeSet::new();
     for name in sources {
