@@ -17,6 +17,11 @@ step() {
 step "nasm is there" command -v nasm
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+# What README promises: builds without NVIDIA's header, and without GPL code.
+for features in "" nvenc; do
+  step "builds with the features [$features]" \
+    cargo check -p cvmmap-streamer --no-default-features --features "$features" --tests --locked --quiet
+done
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 # The integration tests drive the binaries of both packages.
 step "binaries" cargo build --workspace --locked --quiet

@@ -6,160 +6,15 @@
 
 #![cfg(feature = "nvenc")]
 
-mod common;
-#[allow(dead_code)] // its main is the example's
-#[path = "gpu/nvenc_drive.rs"]
-mod nvenc_drive;
+#[path = "nvenc_support/drive.rs"]
+mod drive;
+mod nvenc_support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{PoisonError, RwLock};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nvenc_support::Emulator;
 use serde_json::Value;
-
-/// Not a test of its own: what the others start.
-#[test]
-fn drive_child() {
-    if let Ok(arguments) = std::env::var("NVENC_DRIVE") {
-        let arguments = ["nvenc_drive"]
-            .into_iter()
-            .chain(arguments.split_whitespace());
-        let _ = nvenc_drive::drive::main(arguments.map(str::to_owned));
-        // Not a return: the handlers of the emulator run at exit, and threads may hang on purpose.
-        std::process::exit(0);
-    }
-}
-
-/// The acceptance rows run in real time; nothing else of this file may take the machine meanwhile.
-static MACHINE: RwLock<()> = RwLock::new(());
-
-/// The emulator in place of the driver's libraries.
-struct Emulator {
-    folder: tempfile::TempDir,
-}
-
-struct Outcome {
-    report: Value,
-    stats: Value,
-    log: String,
-}
-
-impl Emulator {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let library = std::env::current_exe()
-            .unwrap()
-            .with_file_name("libnvenc_emu.so");
-        assert!(
-            library.is_file(),
-            "{} is built with the tests",
-            library.display()
-        );
-        // One file under three names: the loader maps it once, and both fakes share their state.
-        for name in ["libcuda.so", "libcuda.so.1", "libnvidia-encode.so.1"] {
-            std::os::unix::fs::symlink(&library, folder.path().join(name)).unwrap();
-        }
-        Self { folder }
-    }
-
-    fn without(self, library: &str) -> Self {
-        std::fs::remove_file(self.folder.path().join(library)).unwrap();
-        self
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, program: &Path, stats: &str, switches: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(program);
-        command
-            .env("LD_LIBRARY_PATH", self.folder.path())
-            .env("NVENC_EMU_STATS", self.path(stats))
-            .env("NVENC_EMU_LOCKS", self.folder.path())
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null());
-        for (name, value) in switches {
-            command.env(format!("NVENC_EMU_{name}"), value);
-        }
-        command
-    }
-
-    fn drive_command(&self, arguments: &str, stats: &str, switches: &[(&str, &str)]) -> Command {
-        let mut command = self.command(&std::env::current_exe().unwrap(), stats, switches);
-        command
-            .args(["--exact", "drive_child", "--nocapture"])
-            .env("NVENC_DRIVE", arguments);
-        command
-    }
-
-    fn drive(&self, arguments: &str, switches: &[(&str, &str)]) -> Outcome {
-        let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-        let output = self
-            .drive_command(arguments, "stats.json", switches)
-            .output()
-            .unwrap();
-        self.outcome(&output, "stats.json")
-    }
-
-    fn outcome(&self, output: &std::process::Output, stats: &str) -> Outcome {
-        let text = String::from_utf8_lossy(&output.stdout);
-        let log = String::from_utf8_lossy(&output.stderr).into_owned();
-        let report = text
-            .lines()
-            .find_map(|line| line.strip_prefix(nvenc_drive::drive::MARK))
-            .unwrap_or_else(|| panic!("no report\n{text}\n{log}"));
-        Outcome {
-            report: serde_json::from_str(report).unwrap(),
-            stats: self.stats(stats).unwrap_or(Value::Null),
-            log,
-        }
-    }
-
-    fn stats(&self, name: &str) -> Option<Value> {
-        serde_json::from_slice(&std::fs::read(self.path(name)).ok()?).ok()
-    }
-}
-
-impl Outcome {
-    #[track_caller]
-    fn clean(self) -> Self {
-        assert_eq!(
-            self.stats["violations"],
-            Value::Array(vec![]),
-            "{}",
-            self.log
-        );
-        self
-    }
-
-    #[track_caller]
-    fn no_leak(self) -> Self {
-        assert_eq!(self.stats["leaks"], Value::Array(vec![]), "{}", self.log);
-        assert_eq!(self.stats["finished"], true, "{}", self.log);
-        self
-    }
-
-    #[track_caller]
-    fn succeeded(self) -> Self {
-        assert_eq!(self.report["error"], Value::Null, "{}", self.log);
-        self
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        self.report[name].as_u64().unwrap()
-    }
-
-    fn keys(&self) -> Vec<u64> {
-        let units = self.report["units"].as_array().unwrap();
-        units
-            .iter()
-            .filter(|unit| unit[3] == true)
-            .map(|unit| unit[0].as_u64().unwrap())
-            .collect()
-    }
-}
 
 #[test]
 fn whatever_is_refused_at_open_is_one_line_that_says_what_would_help() {
@@ -401,6 +256,18 @@ fn a_driver_that_hangs_is_left_behind_with_the_name_of_the_call() {
     );
 }
 
+#[test]
+fn a_driver_that_hangs_while_it_opens_is_a_refusal() {
+    let outcome = Emulator::new()
+        .drive("--frames 3 --open-limit-ms 500", &[("HANG", "open")])
+        .clean();
+    let error = outcome.report["error"].as_str().unwrap();
+    assert!(
+        error.contains("nvEncOpenEncodeSessionEx") && error.contains("the driver hangs"),
+        "{error}"
+    );
+}
+
 /// At picture 17 the driver fails in each way that a running one can.
 #[test]
 fn every_loss_while_running_leads_once_to_software_with_a_key_frame() {
@@ -544,161 +411,6 @@ fn running_out_of_gpu_memory_at_any_allocation_is_a_refusal_without_a_leak() {
     }
 }
 
-/// Decodes a stream to 4:2:0 planes with an independent decoder.
-fn decode(file: &Path) -> Vec<u8> {
-    let output = Command::new("ffmpeg")
-        .args(["-v", "error", "-i"])
-        .arg(file)
-        .args([
-            "-frames:v",
-            "3",
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "yuv420p",
-            "-",
-        ])
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output.stdout
-}
-
-fn have(program: &str) -> bool {
-    let found = Command::new(program).arg("-version").output().is_ok();
-    if !found {
-        eprintln!("not run: no {program}");
-    }
-    found
-}
-
-#[test]
-fn bars_and_greys_decode_to_bt_709_on_both_upload_paths_in_every_format() {
-    if !have("ffmpeg") {
-        return;
-    }
-    // Red, green, blue, white, black in BT.709 limited range (ITU-R BT.709).
-    let bars = [
-        (63, 102, 240),
-        (173, 42, 26),
-        (32, 240, 118),
-        (235, 128, 128),
-        (16, 128, 128),
-    ];
-    let (width, height) = (640, 360);
-    for codec in ["h264", "h265"] {
-        for format in 0..4 {
-            let mut pictures = Vec::new();
-            for path in ["", "--no-mapping"] {
-                let emulator = Emulator::new();
-                let file = emulator.path("out.bin");
-                let arguments = format!(
-                    "--bars --frames 3 --bitrate 8000000 --codec {codec} --format {format} {path} --out {}",
-                    file.display()
-                );
-                let _ = emulator.drive(&arguments, &[]).succeeded().clean();
-                pictures.push(decode(&file));
-            }
-            let frame = width * height * 3 / 2;
-            assert_eq!(pictures[0].len(), 3 * frame);
-            let last = |picture: &[u8]| picture[2 * frame..].to_vec();
-            let (pinned, staged) = (last(&pictures[0]), last(&pictures[1]));
-            let far = pinned
-                .iter()
-                .zip(&staged)
-                .map(|(a, b)| a.abs_diff(*b))
-                .max();
-            assert!(far <= Some(4), "{codec} {format}: paths differ by {far:?}");
-            for (at, (y, u, v)) in bars.into_iter().enumerate() {
-                // The middle of a bar, away from its edges.
-                let (x, row) = (width * (2 * at + 1) / 10, height / 4);
-                let chroma = width * height + row / 2 * (width / 2) + x / 2;
-                let got = (
-                    pinned[row * width + x],
-                    pinned[chroma],
-                    pinned[chroma + frame / 6],
-                );
-                let near = |a: u8, b: u8| a.abs_diff(b) <= 2;
-                assert!(
-                    near(got.0, y) && near(got.1, u) && near(got.2, v),
-                    "{codec} {format} bar {at}: {got:?}"
-                );
-            }
-            for x in (8..width - 8).step_by(16) {
-                let grey = (x * 256 / width) as f64;
-                let wanted = 16.0 + grey * 219.0 / 255.0;
-                let got = f64::from(pinned[height * 3 / 4 * width + x]);
-                assert!(
-                    (got - wanted).abs() <= 2.0,
-                    "{codec} {format} grey {grey}: {got}, not {wanted}"
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn odd_sizes_are_coded_as_the_next_even_ones() {
-    for size in [
-        "--width 641 --height 361",
-        "--width 640 --height 361",
-        "--width 333 --height 222",
-    ] {
-        for format in 0..7 {
-            let arguments = format!("--frames 3 --format {format} {size}");
-            let _ = Emulator::new()
-                .drive(&arguments, &[])
-                .succeeded()
-                .clean()
-                .no_leak();
-        }
-    }
-}
-
-#[test]
-fn an_independent_client_passes_the_emulator_and_its_output_decodes() {
-    if !have("ffmpeg") {
-        return;
-    }
-    for encoder in ["h264_nvenc", "hevc_nvenc"] {
-        let emulator = Emulator::new();
-        let file = emulator.path("out.mp4");
-        let output = emulator
-            .command(Path::new("ffmpeg"), "stats.json", &[])
-            .args([
-                "-v",
-                "error",
-                "-f",
-                "lavfi",
-                "-i",
-                "testsrc2=size=640x360:rate=30:duration=1",
-            ])
-            .args(["-pix_fmt", "yuv420p", "-c:v", encoder])
-            .arg(&file)
-            .output()
-            .unwrap();
-        let words = String::from_utf8_lossy(&output.stderr);
-        if words.contains("Unknown encoder") {
-            eprintln!("not run: this ffmpeg was built without {encoder}");
-            continue;
-        }
-        assert!(output.status.success(), "{words}");
-        let stats = emulator.stats("stats.json").unwrap();
-        let refused = stats["violations"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|v| v["class"] == "E");
-        assert_eq!(refused.count(), 0, "{words}");
-        assert_eq!(stats["pictures_in"], 30);
-        assert!(!decode(&file).is_empty());
-    }
-}
-
 /// A figure for the report, not a verdict: absolute times belong to the machine.
 #[test]
 fn cpu_time_of_our_own_is_told() {
@@ -722,130 +434,5 @@ fn cpu_time_of_our_own_is_told() {
                 outcome.report["encode_us_median"],
             );
         }
-    }
-}
-
-#[test]
-fn gpu_info_says_what_is_there_and_what_would_be_chosen() {
-    let program = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer"));
-    let ask = |emulator: &Emulator, switches: &[(&str, &str)]| {
-        let output = emulator
-            .command(program, "stats.json", switches)
-            .arg("gpu-info")
-            .output()
-            .unwrap();
-        assert!(output.status.success());
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let text = ask(&Emulator::new(), &[]);
-    assert!(
-        text.contains("GPU 0: Emulated Turing 0, GPU-e0e0e0e0-"),
-        "{text}"
-    );
-    assert!(
-        text.contains("h264 would be encoded by nvenc on GPU 0"),
-        "{text}"
-    );
-    let text = ask(&Emulator::new(), &[("CAPS", "none")]);
-    assert!(text.contains("h264 would be encoded by openh264 (software), since nvEncOpenEncodeSessionEx: UNSUPPORTED_DEVICE (2)"), "{text}");
-    let text = ask(&Emulator::new().without("libcuda.so.1"), &[]);
-    assert!(text.contains("no NVIDIA driver here"), "{text}");
-    let text = ask(&Emulator::new(), &[("MAX_VERSION", "0x90")]);
-    assert!(text.contains("driver too old"), "{text}");
-}
-
-/// The streamer itself, the producer of its own and the referees, all five rows by NVENC.
-#[test]
-fn the_five_acceptance_rows_pass_by_nvenc_without_violation_or_leak() {
-    if !have("ffmpeg") {
-        return;
-    }
-    let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-    let emulator = Emulator::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let binaries = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
-        .parent()
-        .unwrap();
-    let evidence = tempfile::tempdir().unwrap();
-    let _ = common::testkit("rtp_receiver_tester");
-    let output = emulator
-        .command(Path::new("bash"), "row-%p.json", &[])
-        .arg(root.join("scripts/acceptance_standalone.sh"))
-        .current_dir(root)
-        .env_remove("RUST_LOG")
-        .env("CVMMAP_BIN_DIR", binaries)
-        .env("CVMMAP_ENCODER", "nvenc")
-        .env("CVMMAP_EVIDENCE_DIR", evidence.path())
-        .output()
-        .unwrap();
-    let text = common::text(&output);
-    assert!(output.status.success(), "{text}");
-    let last = text.lines().rfind(|line| line.starts_with("total="));
-    assert_eq!(last, Some("total=5 pass=5 fail=0 skip=0"), "{text}");
-    let rows = std::fs::read_dir(emulator.folder.path()).unwrap().flatten();
-    let rows: Vec<_> = rows
-        .filter_map(|entry| emulator.stats(entry.file_name().to_str()?))
-        // ffmpeg and others of the script load no NVENC; a streamer that was refused neither.
-        .filter(|stats| stats["sessions_opened"] != 0)
-        .collect();
-    assert_eq!(rows.len(), 5, "{text}");
-    for stats in rows {
-        assert_eq!(stats["violations"], Value::Array(vec![]));
-        assert_eq!(stats["leaks"], Value::Array(vec![]));
-        assert_eq!(stats["finished"], true);
-        assert!(stats["pictures_in"].as_u64() >= Some(80));
-        assert_eq!(stats["pictures_in"], stats["access_units_out"]);
-        assert!(stats["uploads_pageable"] == 0 && stats["uploads_pinned"].as_u64() >= Some(80));
-    }
-}
-
-/// The streamer with `--encoder nvenc`: no fallback, exit code 5.
-#[test]
-fn the_streamer_exits_5_when_nvenc_is_wanted_and_refused_and_falls_back_when_it_is_not() {
-    let run = |emulator: &Emulator, encoder: &str, switches: &[(&str, &str)]| {
-        let scene = common::Scene::new();
-        let port = common::free_port_pair();
-        let mut command = emulator.command(
-            Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer")),
-            "stats.json",
-            switches,
-        );
-        command
-            .env_remove("RUST_LOG")
-            .args(scene.names())
-            .args("--input-mode dummy --dummy-frames 150 --dummy-width 320 --dummy-height 180 --no-nats".split(' '))
-            .args("--queue-size 64 --codec h264 --rtp --encoder".split(' '))
-            .args([encoder, "--rtp-endpoint", &format!("127.0.0.1:{port}")])
-            .arg("--report-json")
-            .arg(emulator.path("report.json"));
-        common::finish(&mut command)
-    };
-    let emulator = Emulator::new();
-    let output = run(&emulator, "nvenc", &[("OPEN_STATUS", "2")]);
-    let text = common::expect_exit(&output, 5);
-    assert!(text.contains("has no encoder"), "{text}");
-    let output = run(&emulator, "nvenc", &[("ENCODE_STATUS", "20@17")]);
-    let text = common::expect_exit(&output, 5);
-    assert!(text.contains("nvEncEncodePicture"), "{text}");
-    let output = run(&emulator, "auto", &[("OPEN_STATUS", "2")]);
-    let text = common::expect_exit(&output, 0);
-    assert!(
-        text.contains("has no encoder") && text.contains("openh264"),
-        "{text}"
-    );
-    for lost in [
-        ("ENCODE_STATUS", "20@17"),
-        ("DEVICE_LOST", "17"),
-        ("HANG", "lock@17"),
-    ] {
-        let output = run(&emulator, "auto", &[lost]);
-        let text = common::expect_exit(&output, 0);
-        assert!(text.contains("using openh264"), "{lost:?}: {text}");
-        let report = emulator.stats("report.json").unwrap();
-        let units = report["encode"]["access_units"].as_u64();
-        // A driver that hangs takes two seconds of five with it.
-        assert!(units >= Some(60), "{lost:?}: {units:?} {text}");
-        let stats = emulator.stats("stats.json").unwrap();
-        assert_eq!(stats["violations"], Value::Array(vec![]), "{lost:?}");
     }
 }

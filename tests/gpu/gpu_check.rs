@@ -25,7 +25,7 @@ mod check {
     use cvmmap_streamer::encode::nvenc::{NvencEncoder, NvencOptions};
     use cvmmap_streamer::encode::{Codec, EncoderConfig, FrameRate, Preset, RateControl, Tuning};
     use cvmmap_streamer::frame::{
-        FrameInfo, FrameView, MappedMemory, PictureShape, PixelFormat, PlaneLayout,
+        FillError, FrameInfo, FrameView, MappedMemory, PictureShape, PixelFormat, PlaneLayout,
     };
     use cvmmap_streamer::gpu_info::GpuInfo;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -51,6 +51,14 @@ mod check {
                 return ExitCode::from(3);
             }
         };
+        // tests/nvenc-emu names its GPUs so.
+        let emulated = info.name.starts_with("Emulated");
+        if emulated {
+            println!(
+                "EMULATOR: this is tests/nvenc-emu and no GPU. What follows checks this program; its times mean nothing."
+            );
+        }
+        let frames = if emulated { 10 } else { 200 };
         let mut good = true;
         for format in PixelFormat::ALL {
             for size in [(641, 361), (1920, 1080)] {
@@ -65,7 +73,7 @@ mod check {
             (PixelFormat::Bgr, (3840, 2160)),
             (PixelFormat::Bgra, (3840, 2160)),
         ] {
-            if let Err(error) = speed(&api, &info, format, size) {
+            if let Err(error) = speed(&api, &info, format, size, frames) {
                 println!("{format:?} {size:?}: {error}");
                 good = false;
             }
@@ -87,7 +95,8 @@ mod check {
                 Err(error) => println!("{codec}: {error}"),
             }
         }
-        println!("{}", if good { "PASS" } else { "FAIL" });
+        let where_ = if emulated { " on the emulator" } else { "" };
+        println!("{}{where_}", if good { "PASS" } else { "FAIL" });
         ExitCode::from(u8::from(!good))
     }
 
@@ -250,6 +259,7 @@ mod check {
         info: &DeviceInfo,
         format: PixelFormat,
         size: (u32, u32),
+        frames: u32,
     ) -> Result<(), String> {
         let words = |error: cuda::CudaError| error.to_string();
         let shape = shape(format, size);
@@ -269,17 +279,29 @@ mod check {
             let got = (api.mem_alloc)(&raw mut target, payload.len());
             api.check("cuMemAlloc", got).map_err(words)?;
         }
-        let (mut fills, mut whole, mut copies) = (Vec::new(), Vec::new(), Vec::new());
-        for frame in 0..200 {
+        let (mut fills, mut whole, mut copies, mut late) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for frame in 0..frames {
             // SAFETY: the payload lies behind the metadata of a mapping that stays.
             let view =
                 unsafe { FrameView::new(info_of(shape, frame), mapping.base().add(METADATA)) };
             let started = Instant::now();
-            device
-                .fill(&view.with_mapping(&mapping), surface)
-                .map_err(|error| error.to_string())?;
-            fills.push(started.elapsed());
-            let _ = device.wait_ready(surface).map_err(words)?;
+            let filled = device.fill(&view.with_mapping(&mapping), surface);
+            let read = started.elapsed();
+            // No more than one picture is on its way, however slow the kernels are.
+            let mut patience = 100;
+            while !device.wait_ready(surface).map_err(words)? && patience > 0 {
+                patience -= 1;
+            }
+            match filled {
+                Ok(()) => (),
+                // The streamer leaves such a frame out; three in a row break the device, which is asked below.
+                Err(FillError::Upload(_)) => {
+                    late += 1;
+                    continue;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+            fills.push(read);
             whole.push(started.elapsed());
             let started = Instant::now();
             // SAFETY: as many bytes on both sides; the stream is polled until the copy is over.
@@ -295,6 +317,9 @@ mod check {
         if let Some(reason) = device.broken() {
             return Err(reason);
         }
+        if fills.is_empty() {
+            return Err(format!("{late} uploads, and all of them late"));
+        }
         let median = |times: &mut Vec<Duration>| {
             times.sort_unstable();
             times[times.len() / 2]
@@ -303,7 +328,7 @@ mod check {
         let rate = |time: Duration| payload.len() as f64 / time.as_secs_f64() / 1e9;
         println!(
             "{format:?} {}x{}: open with JIT {opened:?}; segment read in {fill:?} ({:.1} GB/s), pinned copy {copy:?} ({:.1} GB/s), \
-             ratio {:.2}; {} kernel and events {:?} behind it",
+             ratio {:.2}; {} kernel and events {:?} behind it; {late} late",
             size.0,
             size.1,
             rate(fill),

@@ -90,6 +90,8 @@ pub mod drive {
         gpu: usize,
         #[arg(long, default_value_t = 2000)]
         call_limit_ms: u64,
+        #[arg(long, default_value_t = 15_000)]
+        open_limit_ms: u64,
         /// Where the elementary stream goes.
         #[arg(long)]
         out: Option<std::path::PathBuf>,
@@ -175,6 +177,7 @@ pub mod drive {
         let options = NvencOptions {
             gpu: format!("{}", arguments.gpu).parse()?,
             call_limit: Duration::from_millis(arguments.call_limit_ms),
+            open_limit: Duration::from_millis(arguments.open_limit_ms),
             ..NvencOptions::default()
         };
         let mut encoder = Subject::open(arguments.through, &config, &options)?;

@@ -121,21 +121,19 @@ KERNEL yuv444_to_nv12(const u8 *src, u32 src_pitch, u8 *dst, u32 dst_pitch, u32 
     store_chroma(dst, dst_pitch, height, b, u, v);
 }
 
-// 4:2:2 as Y0 U Y1 V: luma as it is, chroma the mean of both rows. An odd last column has no V of its
-// own and takes the chroma of the pair before it.
+// 4:2:2 as Y0 U Y1 V: luma as it is, chroma the mean of both rows. An odd last column has a U but no V of its
+// own: that of the pair before is repeated, 128 if there is none.
 KERNEL yuyv_to_nv12(const u8 *src, u32 src_pitch, u8 *dst, u32 dst_pitch, u32 width, u32 height) {
     Block b = block(width, height);
     if (!b.inside)
         return;
     const u8 *top = src + (u64)b.y0 * src_pitch, *bottom = src + (u64)b.y1 * src_pitch;
     store_luma(dst, dst_pitch, b, top[b.x0 * 2], top[b.x1 * 2], bottom[b.x0 * 2], bottom[b.x1 * 2]);
-    u32 pair = b.x0 + 1 < width ? b.x0 : b.x0 - 2;
-    if (width == 1) {
-        store_chroma(dst, dst_pitch, height, b, 128, 128);
-        return;
+    u32 u = (top[b.x0 * 2 + 1] + bottom[b.x0 * 2 + 1] + 1) >> 1, v = 128;
+    if (width > 1) {
+        u32 pair = b.x0 + 1 < width ? b.x0 : b.x0 - 2;
+        v = (top[pair * 2 + 3] + bottom[pair * 2 + 3] + 1) >> 1;
     }
-    u32 u = (top[pair * 2 + 1] + bottom[pair * 2 + 1] + 1) >> 1;
-    u32 v = (top[pair * 2 + 3] + bottom[pair * 2 + 3] + 1) >> 1;
     store_chroma(dst, dst_pitch, height, b, u, v);
 }
 

@@ -136,10 +136,15 @@ pub fn reference(
                     (round(dot(us, sums)), round(dot(vs, sums)))
                 }
                 Kernel::Yuv444 => ((sum(1) + 2) >> 2, (sum(2) + 2) >> 2),
-                Kernel::Yuyv if width > 1 => {
-                    let pair = if x + 1 < width { x } else { x - 2 };
-                    let mean = |channel| (at(pair, y, channel) + at(pair, y + 1, channel) + 1) >> 1;
-                    (mean(1), mean(3))
+                Kernel::Yuyv => {
+                    let mean = |pair, part| (at(pair, y, part) + at(pair, y + 1, part) + 1) >> 1;
+                    // The half pair at the end of an odd row has no V: that before it is repeated.
+                    let v = match x {
+                        _ if x + 1 < width => mean(x, 3),
+                        0 => 128,
+                        _ => mean(x - 2, 3),
+                    };
+                    (mean(x, 1), v)
                 }
                 _ => (128, 128),
             };

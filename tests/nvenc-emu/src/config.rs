@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 /// A kind of GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,9 @@ pub struct Config {
     /// `SESSIONS=n`, counted over all processes by lock files in `LOCKS`
     pub sessions: Option<u32>,
     pub locks: PathBuf,
+    /// `AFTER=path`: the five faults below count pictures from the first one for which this file is there, and not from
+    /// the session's first. A test can wait until the stream has arrived everywhere, and then break it.
+    pub after: Option<PathBuf>,
     /// `ENCODE_STATUS=20@17`
     pub encode_status: Option<(u32, u64)>,
     /// `BUSY=3@17`
@@ -105,6 +108,7 @@ impl Config {
             map_status: number("MAP_STATUS").unwrap_or(0),
             sessions: number("SESSIONS"),
             locks: text("LOCKS").map_or_else(std::env::temp_dir, PathBuf::from),
+            after: text("AFTER").map(PathBuf::from),
             encode_status: at_picture("ENCODE_STATUS"),
             busy: at_picture("BUSY"),
             device_lost: number("DEVICE_LOST"),
@@ -144,6 +148,18 @@ impl Config {
                 .map(|path| PathBuf::from(path.replace("%p", &std::process::id().to_string()))),
             abort: text("STRICT").as_deref() == Some("abort"),
         }
+    }
+
+    /// The number that faults know the session's picture `number` by; `None` while they do not count yet.
+    pub fn fault_number(&self, number: u64) -> Option<u64> {
+        static FIRST: OnceLock<u64> = OnceLock::new();
+        let Some(after) = &self.after else {
+            return Some(number);
+        };
+        if FIRST.get().is_none() && !after.exists() {
+            return None;
+        }
+        number.checked_sub(*FIRST.get_or_init(|| number))
     }
 
     pub fn hides(&self, symbol: &str) -> bool {

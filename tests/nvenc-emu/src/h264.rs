@@ -62,13 +62,15 @@ impl H264 {
             params.bEnableDenoise = false;
             params.iMultipleThreadIdc = 1;
             params.iComplexityMode = LOW_COMPLEXITY;
+            // As NVENC does, and not as the encoder that a streamer falls back to.
+            params.iEntropyCodingModeFlag = 1;
             let layer = &mut params.sSpatialLayers[0];
             layer.iVideoWidth = settings.width as i32;
             layer.iVideoHeight = settings.height as i32;
             layer.fFrameRate = rate;
             layer.iSpatialBitrate = bitrate;
             layer.iMaxSpatialBitrate = bitrate;
-            layer.uiProfileIdc = PRO_BASELINE;
+            layer.uiProfileIdc = PRO_HIGH;
             layer.sSliceArgument.uiSliceMode = SM_SINGLE_SLICE;
             if let Some(colour) = settings.colour {
                 layer.bVideoSignalTypePresent = true;

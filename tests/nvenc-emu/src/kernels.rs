@@ -232,12 +232,19 @@ impl Launch {
                     let value = match self.which {
                         Which::Packed | Which::Gray | Which::Interleave => continue,
                         Which::Yuv444 => (four(1 + plane) + 2) / 4,
-                        Which::Yuyv if self.width == 1 => 128,
                         Which::Yuyv => {
-                            let pair = if x + 1 < self.width { x } else { x - 2 };
-                            let channel = 1 + plane * 2;
-                            (self.sample(pair, y, channel) + self.sample(pair, y + 1, channel) + 1)
-                                / 2
+                            // An odd last column has its own U, and the V of the pair before.
+                            let lone = plane == 1 && x + 1 == self.width;
+                            match x {
+                                0 if lone => 128,
+                                _ => {
+                                    let pair = if lone { x - 2 } else { x };
+                                    let channel = 1 + plane * 2;
+                                    let both = self.sample(pair, y, channel)
+                                        + self.sample(pair, y + 1, channel);
+                                    (both + 1) / 2
+                                }
+                            }
                         }
                     };
                     self.write(start + by, x + plane, value);

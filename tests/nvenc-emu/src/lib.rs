@@ -27,7 +27,9 @@ mod codec;
 mod h264;
 #[cfg(feature = "x265")]
 mod hevc;
+mod lock;
 pub mod nvenc;
 mod picture;
+mod planes;
 mod session;
 mod validate;

@@ -7,6 +7,7 @@ use nvenc_sys::*;
 
 use crate::codec::{I420, NalKind, kind_of, nal_units};
 use crate::config::{HangIn, Silent, config};
+use crate::planes::planes;
 use crate::report::{Class, OwnWork, stats, violation};
 use crate::rules::{self, Versioned};
 use crate::session::{Init, OutputState, Pending, Session, refuse};
@@ -16,9 +17,10 @@ const CALL: &str = "nvEncEncodePicture";
 
 /// Never returns. Nothing is locked meanwhile, so that other threads go on.
 pub fn hang(at: HangIn, picture: u64) {
+    let due = |from| config().fault_number(picture).is_some_and(|n| n >= from);
     if config()
         .hang
-        .is_some_and(|(which, from)| which == at && picture >= from)
+        .is_some_and(|(which, from)| which == at && due(from))
     {
         crate::report::write();
         loop {
@@ -50,17 +52,21 @@ impl Session {
             return self.end(params, init);
         }
         let number = self.pictures;
-        if config().device_lost.is_some_and(|at| number >= at) {
+        let fault = config().fault_number(number);
+        if config()
+            .device_lost
+            .is_some_and(|at| fault.is_some_and(|n| n >= at))
+        {
             crate::cuda::lose_device();
             return Err(rules::DEVICE_NOT_EXIST);
         }
         if let Some((status, at)) = config().encode_status
-            && at == number
+            && Some(at) == fault
         {
             return Err(status);
         }
         if let Some((times, at)) = config().busy
-            && at == number
+            && Some(at) == fault
         {
             let left = self.busy_left.get_or_insert(times);
             if *left > 0 {
@@ -77,7 +83,7 @@ impl Session {
         let output = params.outputBitstream as usize;
         self.accept(params, output);
         if let Some((Silent::NeedMore, from)) = config().silent
-            && number >= from
+            && fault.is_some_and(|n| n >= from)
         {
             return Err(rules::NEED_MORE_INPUT);
         }
@@ -385,9 +391,10 @@ impl Session {
         let Some(output) = next.and_then(|handle| self.outputs.get_mut(&handle)) else {
             return Err(rules::GENERIC);
         };
+        let fault = config().fault_number(timestamp);
         let silent = config()
             .silent
-            .is_some_and(|(how, from)| how == Silent::Zero && timestamp >= from);
+            .is_some_and(|(how, from)| how == Silent::Zero && fault.is_some_and(|n| n >= from));
         output.data.clear();
         if !silent {
             write_unit(
@@ -402,84 +409,6 @@ impl Session {
         output.timestamp = timestamp;
         output.kind = kind;
         Ok(())
-    }
-
-    pub fn lock(&mut self, lock: &mut NV_ENC_LOCK_BITSTREAM) -> Result<(), u32> {
-        let call = "nvEncLockBitstream";
-        let started = std::time::Instant::now();
-        validate::version(call, Versioned::Lock, lock.version, self.api)?;
-        all_zero!(call, lock, reserved1, reserved2);
-        let handle = lock.outputBitstream as usize;
-        let Some(state) = self.outputs.get(&handle).map(|output| output.state) else {
-            return refuse("lock", call, rules::INVALID_PARAM, "unknown output");
-        };
-        match state {
-            OutputState::Ready => (),
-            OutputState::Locked => {
-                return refuse("lock", call, rules::INVALID_CALL, "locked already");
-            }
-            OutputState::Submitted => {
-                return refuse(
-                    "lock",
-                    call,
-                    rules::INVALID_PARAM,
-                    "the encoder wants more input first",
-                );
-            }
-            OutputState::Free => {
-                return refuse(
-                    "lock",
-                    call,
-                    rules::INVALID_PARAM,
-                    "nothing was submitted with it",
-                );
-            }
-        }
-        if self.submitted.front() != Some(&handle) {
-            return refuse("lock", call, rules::INVALID_PARAM, "out of order");
-        }
-        if config().encode_ms > 0 {
-            std::thread::sleep(Duration::from_millis(config().encode_ms));
-        }
-        self.submitted.pop_front();
-        let Some(output) = self.outputs.get_mut(&handle) else {
-            return Err(rules::INVALID_PARAM);
-        };
-        output.state = OutputState::Locked;
-        lock.bitstreamBufferPtr = output.data.as_mut_ptr().cast();
-        lock.bitstreamSizeInBytes = output.data.len() as u32;
-        lock.outputTimeStamp = output.timestamp;
-        lock.pictureType = NV_ENC_PIC_TYPE(output.kind);
-        lock.pictureStruct = NV_ENC_PIC_STRUCT(1);
-        lock.numSlices = 1;
-        let (bytes, timestamp) = (output.data.len() as u64, output.timestamp);
-        if let Some(map) = self
-            .maps
-            .values_mut()
-            .find(|map| map.picture == Some(timestamp))
-        {
-            map.picture = None;
-        }
-        let mut stats = stats();
-        stats.access_units_out += u64::from(bytes > 0);
-        stats.bytes_out += bytes;
-        stats.largest_unit = stats.largest_unit.max(bytes);
-        stats.lock_us_max = stats.lock_us_max.max(started.elapsed().as_micros() as u64);
-        Ok(())
-    }
-
-    pub fn unlock(&mut self, handle: usize) -> Result<(), u32> {
-        let call = "nvEncUnlockBitstream";
-        match self.outputs.get_mut(&handle) {
-            Some(output) if output.state == OutputState::Locked => {
-                // Whoever still reads it gets garbage, as from a driver that uses the buffer again.
-                output.data.fill(0xDD);
-                output.state = OutputState::Free;
-                Ok(())
-            }
-            Some(_) => refuse("unlock", call, rules::INVALID_CALL, "not locked"),
-            None => refuse("unlock", call, rules::INVALID_PARAM, "unknown output"),
-        }
     }
 }
 
@@ -556,79 +485,4 @@ fn sei_payloads(params: &NV_ENC_PIC_PARAMS, hevc: bool) -> Vec<u8> {
         }
     }
     out
-}
-
-/// Reads a picture out of "device" memory.
-fn planes(address: usize, pitch: usize, format: u32, init: Init) -> I420 {
-    let (width, height) = (init.width, init.height);
-    if config().idle && init.coded_before {
-        return I420::new(0, 0);
-    }
-    let mut picture = I420::new(width, height);
-    let row = |offset: usize, length: usize| {
-        // SAFETY: registration or creation checked that pitch and rows lie inside a live block.
-        unsafe { std::slice::from_raw_parts((address + offset) as *const u8, length) }
-    };
-    match format {
-        0x1 => {
-            for y in 0..height {
-                picture.y[y * width..(y + 1) * width].copy_from_slice(row(y * pitch, width));
-            }
-            for y in 0..height / 2 {
-                let source = row((height + y) * pitch, width);
-                for x in 0..width / 2 {
-                    picture.u[y * width / 2 + x] = source[2 * x];
-                    picture.v[y * width / 2 + x] = source[2 * x + 1];
-                }
-            }
-        }
-        0x10 | 0x100 => {
-            for y in 0..height {
-                picture.y[y * width..(y + 1) * width].copy_from_slice(row(y * pitch, width));
-            }
-            let half = pitch / 2;
-            let (first, second) = (pitch * height, pitch * height + half * height / 2);
-            let (u, v) = if format == 0x100 {
-                (first, second)
-            } else {
-                (second, first)
-            };
-            for y in 0..height / 2 {
-                let at = y * width / 2..(y + 1) * width / 2;
-                picture.u[at.clone()].copy_from_slice(row(u + y * half, width / 2));
-                picture.v[at].copy_from_slice(row(v + y * half, width / 2));
-            }
-        }
-        _ => rgb(&mut picture, format, |y, x| {
-            let pixel = row(y * pitch + x * 4, 4);
-            [
-                f32::from(pixel[0]),
-                f32::from(pixel[1]),
-                f32::from(pixel[2]),
-            ]
-        }),
-    }
-    picture
-}
-
-/// The driver's own conversion: BT.601, limited range.
-fn rgb(picture: &mut I420, format: u32, pixel: impl Fn(usize, usize) -> [f32; 3]) {
-    let (width, height) = (picture.width, picture.height);
-    for y in 0..height {
-        for x in 0..width {
-            let [a, g, c] = pixel(y, x);
-            let (r, b) = if format == 0x0100_0000 {
-                (c, a)
-            } else {
-                (a, c)
-            };
-            let luma = 16.0 + 0.257 * r + 0.504 * g + 0.098 * b;
-            picture.y[y * width + x] = luma.round() as u8;
-            if x % 2 == 0 && y % 2 == 0 {
-                let at = y / 2 * (width / 2) + x / 2;
-                picture.u[at] = (128.0 - 0.148 * r - 0.291 * g + 0.439 * b).round() as u8;
-                picture.v[at] = (128.0 + 0.439 * r - 0.368 * g - 0.071 * b).round() as u8;
-            }
-        }
-    }
 }

@@ -49,6 +49,8 @@ pub struct Stats {
     pub uploads_staged: u64,
     pub uploads_pageable: u64,
     pub upload_bytes: u64,
+    /// Uploads out of registered memory whose file was shorter by then.
+    pub sources_shortened: u64,
     pub kernels: BTreeMap<String, u64>,
     /// CPU time of the emulator's own work, to be subtracted from a client's.
     pub own_cpu_us: u64,

@@ -77,6 +77,17 @@ fn odd_edges_repeat_and_yuyv_averages_both_rows() {
     assert_eq!(picture.bytes[8..10], [15, 36]);
 }
 
+/// The bytes of the converter's own test: a half pair at the end keeps its U and repeats the V before it.
+#[test]
+fn an_odd_yuyv_row_ends_as_the_software_converter_ends_it() {
+    let rows = [10, 100, 20, 200, 30, 50, 40, 103, 50, 201, 60, 52];
+    let picture = reference(PixelFormat::Yuyv, (3, 2), &rows, 6, 4);
+    let expected = [10, 20, 30, 30, 40, 50, 60, 60, 102, 201, 51, 201];
+    assert_eq!(picture.bytes, expected);
+    let lone = reference(PixelFormat::Yuyv, (1, 1), &[10, 100], 2, 2);
+    assert_eq!(lone.bytes, [10, 10, 10, 10, 100, 128]);
+}
+
 fn clang() -> Option<&'static str> {
     ["clang-14", "clang"].into_iter().find(|name| {
         let found = Command::new(name).arg("--version").output();

@@ -32,6 +32,14 @@ struct Arguments {
         default_value = ".sisyphus/evidence"
     )]
     evidence: PathBuf,
+    /// `--encoder` of every streamer; nvenc may have the emulator in the driver's place
+    #[arg(
+        long,
+        value_name = "ENCODER",
+        env = "CVMMAP_ENCODER",
+        default_value = "software"
+    )]
+    encoder: String,
     /// Only these scenarios; repeatable
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -102,6 +110,7 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
         itself,
         sockets: sockets.clone(),
         torn_frames: if arguments.full { 100_000 } else { 1000 },
+        encoder: arguments.encoder.clone(),
         seed,
     };
     let evidence = Evidence::open(&arguments.evidence, now / 1_000_000_000)?;
@@ -113,7 +122,7 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
         .iter()
         .filter(|s| arguments.only.is_empty() || arguments.only.iter().any(|name| s.name == name))
         .collect();
-    let facts = json!({ "seed": seed, "full": arguments.full, "soak_seconds": arguments.soak });
+    let facts = json!({ "seed": seed, "full": arguments.full, "soak_seconds": arguments.soak, "encoder": arguments.encoder });
     let mut rows = Vec::new();
     let start = Instant::now();
     match arguments.soak {

@@ -55,6 +55,9 @@ struct Arguments {
         help_heading = "End"
     )]
     timeout_ms: u64,
+    /// Silence of a publisher that ends a run which goes on past its threshold
+    #[arg(long, default_value_t = 2_000, value_name = "MS", help_heading = "End")]
+    silence_ms: u64,
     /// Takes so many connections, one after the other
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "End")]
     accept_connections: u32,
@@ -211,6 +214,7 @@ fn options(arguments: &Arguments, mode: Mode) -> Options {
         strict: arguments.strict,
         video_threshold: arguments.video_threshold,
         timeout: Duration::from_millis(arguments.timeout_ms),
+        silence: Duration::from_millis(arguments.silence_ms),
         connections: arguments.accept_connections,
         runs_on: arguments.runs_on(),
         dump: arguments.dump.clone(),

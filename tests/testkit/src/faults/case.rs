@@ -21,6 +21,8 @@ pub struct Settings {
     pub sockets: PathBuf,
     /// Verified pictures per rate of the torn-read scenario.
     pub torn_frames: u64,
+    /// `--encoder` of every streamer.
+    pub encoder: String,
     pub seed: u64,
 }
 

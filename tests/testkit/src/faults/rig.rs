@@ -285,7 +285,7 @@ pub fn stream_flags(case: &Case) -> Vec<String> {
         "--codec",
         "h264",
         "--encoder",
-        "software",
+        &case.settings.encoder,
         "--embed-timestamps",
     ]
     .map(ToOwned::to_owned)

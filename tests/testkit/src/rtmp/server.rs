@@ -19,9 +19,6 @@ use super::video::Mode;
 use crate::exit;
 use crate::producer::unix_ns;
 
-/// Silence of a publisher that ends a run which goes on past its threshold.
-const SILENCE: Duration = Duration::from_secs(2);
-
 /// What to expect, when to end, and what to do wrong.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -35,6 +32,8 @@ pub struct Options {
     pub video_threshold: u64,
     /// The run's longest time.
     pub timeout: Duration,
+    /// Silence of a publisher that ends a run which goes on past its threshold.
+    pub silence: Duration,
     /// Connections that are taken, one after the other.
     pub connections: u32,
     /// Goes on past the threshold.
@@ -65,6 +64,7 @@ impl Options {
             strict: false,
             video_threshold: 1,
             timeout: Duration::from_secs(10),
+            silence: Duration::from_secs(2),
             connections: 1,
             runs_on: false,
             dump: None,
@@ -299,7 +299,7 @@ impl Server {
             if room > 0
                 && self.options.runs_on
                 && client.session.is_publishing()
-                && now - client.last_input >= SILENCE
+                && now - client.last_input >= self.options.silence
             {
                 return Ok((End::Silence, None));
             }

@@ -31,7 +31,8 @@ fn dummy(case: &Case, n: usize) -> (Command, PathBuf) {
             "--codec",
             "h264",
         ])
-        .args(["--encoder", "software", "--shm-name", &case.names.shm_name])
+        .args(["--encoder", &case.settings.encoder])
+        .args(["--shm-name", &case.names.shm_name])
         .arg("--zmq-endpoint")
         .arg(format!("ipc://{}", socket.display()))
         .stdin(Stdio::null());
