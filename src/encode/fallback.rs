@@ -23,7 +23,8 @@ pub struct Encoder {
     /// The candidates that were not tried yet.
     rest: std::vec::IntoIter<Candidate>,
     backend: Box<dyn EncoderBackend>,
-    kind: Kind,
+    /// The one that the backend is of.
+    candidate: Candidate,
     /// Pictures in a row without access unit.
     silent: usize,
     /// Pictures that the backend took and has not given back.
@@ -121,14 +122,14 @@ impl Encoder {
         let mut rest = rest.into_iter();
         let mut counters = EncoderCounters::default();
         let first = next(&mut rest, &config, &mut counters, None, trying);
-        let (backend, kind) =
+        let (backend, candidate) =
             first.map_err(|why| why.unwrap_or(choice.nothing_for(config.codec)))?;
         Ok(Self {
             choice,
             config,
             rest,
             backend,
-            kind,
+            candidate,
             silent: 0,
             held: 0,
             last_dts: None,
@@ -143,7 +144,7 @@ impl Encoder {
     }
 
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.candidate.kind
     }
 
     /// The surfaces that ingest fills.
@@ -283,12 +284,12 @@ impl Encoder {
             &mut self.rest,
             &self.config,
             &mut self.counters,
-            Some(why),
+            Some((why, self.candidate.help)),
             &mut |_| (),
         );
-        let (backend, kind) = next.map_err(|why| why.expect("a reason went in"))?;
+        let (backend, candidate) = next.map_err(|why| why.expect("a reason went in"))?;
         self.backend = backend;
-        self.kind = kind;
+        self.candidate = candidate;
         self.counters.fallbacks += 1;
         self.force_key = true;
         Ok(Outcome::Replaced)
@@ -296,16 +297,28 @@ impl Encoder {
 }
 
 /// Opens the first of `rest` that opens, and says in one line what was wanted, what was found
-/// and what helps. `why` is the reason for leaving the one before; the last reason comes back if
-/// there is none.
+/// and what helps. `left` is the reason for leaving the one before, and what helps there; the last
+/// reason comes back if there is none.
 fn next(
     rest: &mut std::vec::IntoIter<Candidate>,
     config: &EncoderConfig,
     counters: &mut EncoderCounters,
-    mut why: Option<EncodeError>,
+    left: Option<(EncodeError, &'static str)>,
     trying: &mut dyn FnMut(Kind),
-) -> Result<(Box<dyn EncoderBackend>, Kind), Option<EncodeError>> {
-    let mut story = why.as_ref().map(ToString::to_string).unwrap_or_default();
+) -> Result<(Box<dyn EncoderBackend>, Candidate), Option<EncodeError>> {
+    let mut story = String::new();
+    let mut tell = |reason: &EncodeError, help: &str| {
+        for part in [reason.to_string().as_str(), help] {
+            if !part.is_empty() {
+                story.push_str(if story.is_empty() { "" } else { "; " });
+                story.push_str(part);
+            }
+        }
+    };
+    let mut why = left.map(|(reason, help)| {
+        tell(&reason, help);
+        reason
+    });
     for candidate in rest.by_ref() {
         trying(candidate.kind);
         match (candidate.open)(config) {
@@ -313,16 +326,11 @@ fn next(
                 if !story.is_empty() {
                     log::warn!("encoder: {story}; using {} from here on", candidate.name);
                 }
-                return Ok((backend, candidate.kind));
+                return Ok((backend, candidate));
             }
             Err(reason) => {
                 counters.refused += 1;
-                for part in [reason.to_string().as_str(), candidate.help] {
-                    if !part.is_empty() {
-                        story.push_str(if story.is_empty() { "" } else { "; " });
-                        story.push_str(part);
-                    }
-                }
+                tell(&reason, candidate.help);
                 why = Some(reason);
             }
         }

@@ -402,6 +402,8 @@ impl Sink for RtpSink {
                 ),
             });
         }
+        // First: who sees new parameter sets on the wire finds them described.
+        self.announce(unit);
         let (total, sent) = self.send_packets(unit);
         let now = Instant::now();
         let stats = std::sync::Arc::clone(&self.context.stats);
@@ -430,7 +432,6 @@ impl Sink for RtpSink {
             }
             Sent::All
         };
-        self.announce(unit);
         self.send_report(now);
         Ok(became)
     }
