@@ -2,6 +2,9 @@
 //! alone, with no jitter buffer, as cv-mmap's own RTP backend does it. What they decode is
 //! compared, picture by picture, with what ffmpeg decodes from the file that was sent.
 
+#[path = "common/ports.rs"]
+mod ports;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -42,7 +45,7 @@ fn ffmpeg_receives(codec: Codec) {
     let Some(clip) = Clip::make(codec) else {
         return;
     };
-    let port = free_port_pair();
+    let port = ports::free_port_pair();
     let sdp = clip.folder.path().join("stream.sdp");
     let config = RtpSinkConfig {
         sdp_path: Some(sdp.clone()),
@@ -90,7 +93,7 @@ fn gstreamer_receives(codec: Codec) {
         println!("skipped: no gst-launch-1.0 here");
         return;
     }
-    let port = free_port_pair();
+    let port = ports::free_port_pair();
     let context = context();
     let endpoint = format!("127.0.0.1:{port}");
     let packets = packets_of(&clip);
@@ -247,17 +250,6 @@ fn context() -> SinkContext {
         key_frames: KeyFrameRequests::new(),
         stop: StopToken::new(),
         stats: Arc::default(),
-    }
-}
-
-/// An even port whose successor is free, too.
-fn free_port_pair() -> u16 {
-    loop {
-        let rtp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = rtp.local_addr().unwrap().port();
-        if port.is_multiple_of(2) && std::net::UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -1,10 +1,15 @@
 //! What the tests that drive binaries share.
 #![allow(dead_code)] // every test file uses its own part
 
+mod ports;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+#[allow(unused_imports)] // as above
+pub use ports::{free_port_pair, free_tcp_port};
 
 /// The streamer as built for this test run.
 pub fn streamer() -> Command {
@@ -69,22 +74,6 @@ impl Drop for Scene {
         // A test that failed may have left its segment behind.
         let _ = std::fs::remove_file(self.segment());
     }
-}
-
-/// An even UDP port that was free, with the next one free too.
-pub fn free_port_pair() -> u16 {
-    use std::net::UdpSocket;
-    for _ in 0..200 {
-        let first = UdpSocket::bind("127.0.0.1:0").expect("a UDP port");
-        let port = first.local_addr().expect("bound").port();
-        if port.is_multiple_of(2)
-            && port < u16::MAX
-            && UdpSocket::bind(("127.0.0.1", port + 1)).is_ok()
-        {
-            return port;
-        }
-    }
-    panic!("no two free UDP ports in a row");
 }
 
 /// Runs to the end, but no longer than a generous limit.

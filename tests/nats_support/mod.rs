@@ -5,7 +5,7 @@
 #[path = "../testkit/src/nats.rs"]
 pub mod nats;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,11 +70,10 @@ pub struct Server {
 impl Server {
     /// A port, and nobody there yet.
     pub fn absent() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a TCP port")
-            .port();
-        Self { child: None, port }
+        Self {
+            child: None,
+            port: crate::common::free_tcp_port(),
+        }
     }
 
     pub fn running() -> Self {

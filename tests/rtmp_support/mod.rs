@@ -1,6 +1,9 @@
 //! What the RTMP tests share: pictures by ffmpeg, a sink with its counters, a server to script.
 #![allow(dead_code)] // each test binary uses its part
 
+#[path = "../common/ports.rs"]
+mod ports;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -216,10 +219,8 @@ pub fn probe(file: &std::path::Path) -> (String, u32, u32, usize) {
     )
 }
 
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
+#[allow(unused_imports)] // each test file uses its own part
+pub use ports::free_tcp_port as free_port;
 
 /// Ends its child with the test, also when the test fails.
 pub struct Child(pub std::process::Child);
