@@ -5,6 +5,7 @@
 #[path = "../testkit/src/nats.rs"]
 pub mod nats;
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -86,18 +87,32 @@ impl Server {
         self.start_with(&[]);
     }
 
+    /// Until it greets: something that only takes the connection is not the server, and one that has
+    /// ended since is started again.
     pub fn start_with(&mut self, more: &[&str]) {
-        let child = Guard::spawn(
-            Command::new("nats-server")
-                .args(["-a", "127.0.0.1", "-p", &self.port.to_string()])
-                .args(more)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
-        );
-        self.child = Some(child);
+        let start = || {
+            Guard::spawn(
+                Command::new("nats-server")
+                    .args(["-a", "127.0.0.1", "-p", &self.port.to_string()])
+                    .args(more)
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null()),
+            )
+        };
+        let mut child = start();
         wait_for("the NATS server", || {
-            TcpStream::connect(("127.0.0.1", self.port)).ok()
+            let ended = child.0.as_mut()?.try_wait();
+            if let Some(status) = ended.expect("a child of ours") {
+                eprintln!(
+                    "nats-server at port {} ended by itself: {status}",
+                    self.port
+                );
+                child = start();
+                return None;
+            }
+            (greets(self.port) && greets(self.port)).then_some(())
         });
+        self.child = Some(child);
     }
 
     pub fn kill(&mut self) {
@@ -111,6 +126,16 @@ impl Server {
     pub fn client(&self) -> (nats::Nats, Receiver<nats::Message>) {
         nats::Nats::connect(&self.url()).expect("the server is there")
     }
+}
+
+/// Whether a NATS server says its first line there (client protocol documentation, INFO).
+fn greets(port: u16) -> bool {
+    let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        return false;
+    };
+    let mut line = String::new();
+    let read = BufReader::new(stream).read_line(&mut line);
+    read.is_ok() && line.starts_with("INFO ")
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
