@@ -32,6 +32,8 @@ pub struct IngestState {
     pub ended: AtomicBool,
 }
 
+/// Until the encoder has caught up with its start.
+const FIRST_FRAMES: u64 = 8;
 /// Often enough to see the stop and the idle timeout, seldom enough to cost nothing.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// After that a producer that has not said OFFLINE is taken for gone.
@@ -91,7 +93,11 @@ fn ingest(
                 state.frames.fetch_add(1, Ordering::Relaxed);
                 let back = match queue {
                     None => None,
-                    Some(queue) if limits.lossless => queue.push_waiting(snapshot, stop),
+                    // The encoder opens, and codes its first pictures, more slowly than it goes on:
+                    // the first frames wait for their place instead of taking another's.
+                    Some(queue) if limits.lossless || taken <= FIRST_FRAMES => {
+                        queue.push_waiting(snapshot, stop)
+                    }
                     Some(queue) => queue.push(snapshot),
                 };
                 if back.is_some() {
