@@ -34,6 +34,11 @@ const REFUSALS: &[Row] = &[
     ("--nats-url nats://x:1", 2, &["--no-nats", "--nats-url"]),
     ("--input-uri cam", 2, &["--shm-name", "--input-uri"]),
     ("--input-file clip.h264", 2, &["--input-file", "annexb"]),
+    (
+        "--input-mode annexb --input-file clip.h264 --busy-poll",
+        2,
+        &["--busy-poll", "leave --busy-poll out"],
+    ),
     ("--rtp", 2, &["--rtp-endpoint"]),
     ("--rtp --rtp-endpoint nowhere", 2, &["nowhere", "HOST:PORT"]),
     ("--rtp --rtp-endpoint ::1:5004", 2, &["brackets"]),

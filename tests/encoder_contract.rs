@@ -14,6 +14,7 @@ use cvmmap_streamer::encode::registry::Kind;
 use cvmmap_streamer::encode::{
     Codec, EncodedPicture, EncoderConfig, FrameRate, Preset, RateControl, Tuning,
 };
+use cvmmap_streamer::frame::SurfacePool;
 
 use encoder_contract::count::ALLOCATIONS;
 use encoder_contract::line::{
@@ -496,7 +497,9 @@ fn what_cannot_be_coded_is_refused_in_words() {
             Codec::H265 => Codec::H264,
         };
         if !candidate.codecs.contains(&other) {
-            let refusal = (candidate.open)(&config(other, 320, 192)).err().unwrap();
+            let refusal = (candidate.open)(&config(other, 320, 192), &mut |_| ())
+                .err()
+                .unwrap();
             assert!(refusal.to_string().contains(other.name()), "{refusal}");
         }
         let huge = config(codec, 65_535, 65_535);
@@ -504,14 +507,33 @@ fn what_cannot_be_coded_is_refused_in_words() {
             surfaces_in_flight: 0,
             ..huge
         };
-        assert!((candidate.open)(&huge).is_err());
-        let tiny = (candidate.open)(&config(codec, 8, 8)).err().unwrap();
+        assert!((candidate.open)(&huge, &mut |_| ()).is_err());
+        let tiny = (candidate.open)(&config(codec, 8, 8), &mut |_| ())
+            .err()
+            .unwrap();
         assert!(tiny.to_string().contains("16x16"), "{tiny}");
         let nothing = EncoderConfig {
             rate: RateControl::Bitrate(0),
             ..config(codec, 320, 192)
         };
-        assert!((candidate.open)(&nothing).is_err());
+        assert!((candidate.open)(&nothing, &mut |_| ()).is_err());
+    });
+}
+
+/// The first frames are read while the library still opens.
+#[test]
+fn software_announces_the_surfaces_that_it_reads_and_none_for_a_size_it_refuses() {
+    for_each(|candidate, codec| {
+        if candidate.kind != Kind::Software {
+            return;
+        }
+        let mut announced = Vec::new();
+        let mut announce = |pool: &SurfacePool| announced.push(pool.id());
+        let backend = (candidate.open)(&config(codec, 160, 96), &mut announce).unwrap();
+        assert_eq!(announced, [backend.surfaces().id()]);
+        let huge = config(codec, 65_534, 65_534);
+        let refused = (candidate.open)(&huge, &mut |_| panic!("surfaces for no encoder"));
+        assert!(refused.is_err());
     });
 }
 
@@ -519,28 +541,12 @@ fn what_cannot_be_coded_is_refused_in_words() {
 fn a_surface_of_another_encoder_concerns_one_picture_only() {
     for_each(|candidate, codec| {
         let mut line = Line::open(candidate, config(codec, 160, 96));
-        let stranger = Line::open(candidate, config(codec, 176, 96));
+        let stranger = Line::open(candidate, config(codec, 160, 96));
         let mut scene = Scene::new(160, 96);
-        let foreign = stranger.picture(&Scene::new(176, 96).next(), 0, false);
+        let foreign = stranger.picture(&scene.next(), 0, false);
         let error = line.backend.encode(foreign, &mut line.out).err().unwrap();
         assert!(error.to_string().contains("another encoder"), "{error}");
         line.push(&scene.next(), 1, false);
         assert!(line.out.pop().is_some_and(|unit| unit.key));
-    });
-}
-
-/// The first frames are read while the encoder still opens, into host surfaces made for them.
-#[test]
-fn a_host_surface_of_the_right_size_is_read_whoever_made_it() {
-    for_each(|candidate, codec| {
-        let mut line = Line::open(candidate, config(codec, 160, 96));
-        let early = Line::open(candidate, config(codec, 160, 96));
-        let mut scene = Scene::new(160, 96);
-        let first = early.picture(&scene.next(), 0, false);
-        drop(early);
-        line.backend.encode(first, &mut line.out).unwrap();
-        assert!(line.out.pop().is_some_and(|unit| unit.key));
-        line.push(&scene.next(), 1, false);
-        assert!(line.out.pop().is_some_and(|unit| !unit.key));
     });
 }

@@ -7,17 +7,19 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, Scene, expect_exit, finish, finish_child, free_port_pair, streamer, testkit};
+use common::{
+    LIMIT, Program, Scene, expect_exit, finish, finish_child, free_port_pair, streamer, testkit,
+};
 use serde_json::Value;
 
 /// Starts a referee and waits until it says that it listens.
-fn start_listening(command: &mut Command) -> (Child, std::thread::JoinHandle<String>) {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the referee starts");
+fn start_listening(command: &mut Command) -> (Program, std::thread::JoinHandle<String>) {
+    let mut child = Program::start(
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
     let mut lines = BufReader::new(child.stderr.take().expect("piped"));
     let mut said = String::new();
     while !said.contains("receiving at") && !said.contains("listening at") {
@@ -39,7 +41,7 @@ fn start_rtp_tester(
     port: u16,
     dump: &Path,
     json: &Path,
-) -> (Child, std::thread::JoinHandle<String>) {
+) -> (Program, std::thread::JoinHandle<String>) {
     start_listening(
         testkit("rtp_receiver_tester")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
@@ -123,36 +125,36 @@ fn the_dummy_streams_both_codecs_to_the_referee_and_leaves_nothing_behind() {
 struct Running {
     scene: Scene,
     port: u16,
-    streamer: Child,
+    streamer: Program,
 }
 
-fn start_streamer(scene: &Scene, port: u16, more: &[&str]) -> Child {
-    streamer()
-        .args(scene.names())
-        .args("--no-nats --codec h264 --rtp --rtp-endpoint".split(' '))
-        .arg(format!("127.0.0.1:{port}"))
-        .arg("--report-json")
-        .arg(scene.path("report.json"))
-        .arg("--rtp-sdp")
-        .arg(scene.path("stream.sdp"))
-        .args(more)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+fn start_streamer(scene: &Scene, port: u16, more: &[&str]) -> Program {
+    Program::start(
+        streamer()
+            .args(scene.names())
+            .args("--no-nats --codec h264 --rtp --rtp-endpoint".split(' '))
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("--report-json")
+            .arg(scene.path("report.json"))
+            .arg("--rtp-sdp")
+            .arg(scene.path("stream.sdp"))
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    )
 }
 
-fn start_sim(scene: &Scene, more: &[&str]) -> Child {
-    testkit("cvmmap_sim")
-        .args(scene.names())
-        .args("--label sim --width 320 --height 180 --fps 50".split(' '))
-        .args(more)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+fn start_sim(scene: &Scene, more: &[&str]) -> Program {
+    Program::start(
+        testkit("cvmmap_sim")
+            .args(scene.names())
+            .args("--label sim --width 320 --height 180 --fps 50".split(' '))
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )
 }
 
 fn signal(child: &Child, name: &str) {
@@ -162,7 +164,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 impl Running {
-    fn start() -> (Self, Child) {
+    fn start() -> (Self, Program) {
         let (scene, port) = (Scene::new(), free_port_pair());
         let sim = start_sim(&scene, &[]);
         let streamer = start_streamer(&scene, port, &[]);
@@ -517,17 +519,17 @@ fn realtime_holds_for_every_thread() {
     let chrt = Command::new("chrt").args(["-f", "1", "true"]).output();
     let permitted = chrt.is_ok_and(|output| output.status.success());
     let scene = Scene::new();
-    let streamer = streamer()
-        .args(scene.names())
-        .args(
-            "--input-mode dummy --dummy-width 64 --dummy-height 48 --no-nats --codec h264"
-                .split(' '),
-        )
-        .args("--encoder software --realtime 1".split(' '))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let streamer = Program::start(
+        streamer()
+            .args(scene.names())
+            .args(
+                "--input-mode dummy --dummy-width 64 --dummy-height 48 --no-nats --codec h264"
+                    .split(' '),
+            )
+            .args("--encoder software --realtime 1".split(' '))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
     // By thread: its name, and whether its policy is SCHED_FIFO, 1 (proc_pid_stat(5), field 41).
     let threads = || -> Vec<(String, bool)> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", streamer.id()));
@@ -554,23 +556,4 @@ fn realtime_holds_for_every_thread() {
         println!("no real-time scheduler here (chrt -f 1 true fails): only the warning is checked");
         assert!(said.contains("--realtime 1 is not to be had"), "{said}");
     }
-}
-
-#[test]
-fn a_busy_poller_streams_and_misses_no_end() {
-    let scene = Scene::new();
-    let output = finish(
-        streamer()
-            .args(scene.names())
-            .args(
-                "--input-mode dummy --dummy-frames 20 --dummy-width 64 --dummy-height 48"
-                    .split(' '),
-            )
-            .args("--no-nats --codec h264 --encoder software --busy-poll --report-json".split(' '))
-            .arg(scene.path("report.json")),
-    );
-    let text = expect_exit(&output, 0);
-    let report = json(&scene.path("report.json"));
-    assert_eq!(report["reason"], "source-ended");
-    assert!(report["frames"].as_u64() >= Some(10), "{text}");
 }

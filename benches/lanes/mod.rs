@@ -227,7 +227,6 @@ fn settings() -> EncoderSettings {
         rate: Some(RateControl::Bitrate(BIT_RATE)),
         preset: Preset::Fastest,
         frame_rate: Some(FrameRate::THIRTY),
-        gpu: None,
     }
 }
 

@@ -125,7 +125,6 @@ pub struct EncoderSettings {
     pub preset: Preset,
     /// `None`: what the producer says, else what is measured.
     pub frame_rate: Option<FrameRate>,
-    pub gpu: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

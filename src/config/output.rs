@@ -99,7 +99,6 @@ fn encoder(args: &StreamerArgs, codec: Codec) -> Result<EncoderSettings, ConfigE
         } else {
             frame_rate("--fps", given.fps)?
         },
-        gpu: given.gpu.clone(),
     })
 }
 

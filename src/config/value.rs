@@ -53,7 +53,6 @@ pub(super) fn value(
 }
 
 #[cfg(test)]
-#[cfg(test)]
 mod tests {
     use super::*;
 

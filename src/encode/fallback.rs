@@ -1,10 +1,10 @@
-//! The encoder that the pipeline drives: the best candidate that opens, and the next one when it
-//! breaks. One way: a candidate that was left is not tried again in this run.
+//! The encoder that the pipeline drives: the best candidate that opens, and the next one when
+//! it breaks. One way: a candidate that was left is not tried again in this run.
 
 use crate::frame::SurfacePool;
 use crate::time::MediaTime;
 
-use super::registry::{CANDIDATES, Candidate, EncoderChoice, Kind};
+use super::registry::{Announce, CANDIDATES, Candidate, EncoderChoice, Kind};
 use super::{EncodeError, EncodedQueue, EncoderBackend, EncoderConfig, Picture, RateControl};
 
 /// A backend that was given this many pictures in a row and gave no access unit is broken.
@@ -80,9 +80,9 @@ impl Encoder {
         Self::open_announcing(choice, config, &mut |_| ())
     }
 
-    /// As [`Encoder::open`]; tells what kind each candidate is before it is opened, which takes a
-    /// few frame intervals with some. A [`Kind::Software`] one reads host surfaces of the picture's
-    /// size from any pool, so that ingest need not wait for it.
+    /// As [`Encoder::open`]; `announce` is told surfaces as soon as a candidate has them. They are
+    /// those of the encoder that opens in the end, unless it fails later than that: the next
+    /// candidate announces its own.
     ///
     /// # Errors
     ///
@@ -90,12 +90,12 @@ impl Encoder {
     pub fn open_announcing(
         choice: EncoderChoice,
         config: EncoderConfig,
-        trying: &mut dyn FnMut(Kind),
+        announce: &mut Announce<'_>,
     ) -> Result<Self, EncodeError> {
         if choice == EncoderChoice::Auto && !CANDIDATES.iter().any(|c| c.kind == Kind::Hardware) {
             log::info!("encoder: wanted nvenc, this build has none: coding in software");
         }
-        Self::open_first(choice, config, CANDIDATES, trying)
+        Self::open_first(choice, config, CANDIDATES, announce)
     }
 
     /// As [`Encoder::open`], with other candidates.
@@ -115,13 +115,13 @@ impl Encoder {
         choice: EncoderChoice,
         config: EncoderConfig,
         candidates: &[Candidate],
-        trying: &mut dyn FnMut(Kind),
+        announce: &mut Announce<'_>,
     ) -> Result<Self, EncodeError> {
         let fitting = |c: &&Candidate| choice.allows(c) && c.codecs.contains(&config.codec);
         let rest: Vec<_> = candidates.iter().filter(fitting).copied().collect();
         let mut rest = rest.into_iter();
         let mut counters = EncoderCounters::default();
-        let first = next(&mut rest, &config, &mut counters, None, trying);
+        let first = next(&mut rest, &config, &mut counters, None, announce);
         let (backend, candidate) =
             first.map_err(|why| why.unwrap_or(choice.nothing_for(config.codec)))?;
         Ok(Self {
@@ -304,7 +304,7 @@ fn next(
     config: &EncoderConfig,
     counters: &mut EncoderCounters,
     left: Option<(EncodeError, &'static str)>,
-    trying: &mut dyn FnMut(Kind),
+    announce: &mut Announce<'_>,
 ) -> Result<(Box<dyn EncoderBackend>, Candidate), Option<EncodeError>> {
     let mut story = String::new();
     let mut tell = |reason: &EncodeError, help: &str| {
@@ -320,8 +320,7 @@ fn next(
         reason
     });
     for candidate in rest.by_ref() {
-        trying(candidate.kind);
-        match (candidate.open)(config) {
+        match (candidate.open)(config, announce) {
             Ok(backend) => {
                 if !story.is_empty() {
                     log::warn!("encoder: {story}; using {} from here on", candidate.name);

@@ -5,6 +5,7 @@ use std::any::Any;
 use crate::bitstream::{AccessUnitPool, NalKind, NalUnit, annexb};
 use crate::frame::{FillError, FrameView, Surface, SurfaceMemory, SurfacePool};
 
+use super::registry::Announce;
 use super::{
     Codec, EncodeError, EncodedPicture, EncodedQueue, EncoderBackend, EncoderConfig, Picture,
 };
@@ -35,7 +36,10 @@ pub struct Passthrough {
 /// # Errors
 ///
 /// [`EncodeError::Open`] if the producer sends no access units, or those of the other codec.
-pub fn open(config: &EncoderConfig) -> Result<Box<dyn EncoderBackend>, EncodeError> {
+pub fn open(
+    config: &EncoderConfig,
+    _announce: &mut Announce<'_>,
+) -> Result<Box<dyn EncoderBackend>, EncodeError> {
     Ok(Box::new(Passthrough::open(config)?))
 }
 

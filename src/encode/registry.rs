@@ -2,6 +2,7 @@
 
 use super::{Codec, EncodeError, EncoderBackend, EncoderConfig, FrameRate};
 use super::{openh264, passthrough};
+use crate::frame::SurfacePool;
 
 /// `--encoder`: which candidates may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize)]
@@ -41,7 +42,13 @@ pub struct Candidate {
 }
 
 /// Opens a candidate; an error is an ordinary outcome, after which the next one is tried.
-pub type OpenFn = fn(&EncoderConfig) -> Result<Box<dyn EncoderBackend>, EncodeError>;
+pub type OpenFn =
+    fn(&EncoderConfig, &mut Announce<'_>) -> Result<Box<dyn EncoderBackend>, EncodeError>;
+
+/// Told the surfaces as soon as they are there. With software that is before the library opens, which
+/// takes longer than many a frame interval; the picture's size has been accepted by then. A candidate whose
+/// surfaces need an open session says nothing here.
+pub type Announce<'a> = dyn FnMut(&SurfacePool) + 'a;
 
 /// All that this build has, best first. A new encoder is one row.
 pub const CANDIDATES: &[Candidate] = &[

@@ -243,15 +243,6 @@ impl I420Surface {
         }
     }
 
-    /// Whether an encoder for pictures of `shape` can read this one, whoever's pool it is of.
-    pub fn has_size_of(&self, shape: &super::PictureShape) -> bool {
-        (self.width, self.height)
-            == (
-                shape.width.next_multiple_of(2),
-                shape.height.next_multiple_of(2),
-            )
-    }
-
     pub fn planes(&self) -> I420Planes<'_> {
         let (luma, chroma) = self.lengths();
         let (y, rest) = self.bytes.split_at(luma);

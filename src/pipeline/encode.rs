@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::bitstream::{AccessUnitPool, BitstreamError, sei};
 use crate::config::EncoderSettings;
 use crate::control::pose::{PictureRef, PoseStore};
-use crate::encode::fallback::{Encoder, Outcome};
-use crate::encode::registry::{EncoderChoice, Kind, default_bitrate};
+use crate::encode::fallback::{Encoder, EncoderCounters, Outcome};
+use crate::encode::registry::{EncoderChoice, default_bitrate};
 use crate::encode::{
     EncodeError, EncodedQueue, EncoderConfig, FrameRate, Picture, RateControl, Tuning,
 };
 use crate::fanout::Fanout;
-use crate::frame::{Snapshot, SurfacePool};
+use crate::frame::Snapshot;
 use crate::queue::{LatestQueue, Popped};
 use crate::trace::{LatencyHistogram, Percentiles, Stage};
 
@@ -105,6 +105,20 @@ impl EncodeStats {
         }
     }
 
+    /// Adds what an encoder has counted since `counted`. Encoders come and go, the sums stay.
+    fn add(&self, counted: &mut EncoderCounters, now: EncoderCounters) {
+        for (sum, before, now) in [
+            (&self.stale, counted.stale, now.stale),
+            (&self.left_out, counted.left_out, now.left_out),
+            (&self.lost, counted.lost, now.lost),
+            (&self.fallbacks, counted.fallbacks, now.fallbacks),
+        ] {
+            // Relaxed: a counter for reports.
+            sum.fetch_add(now - before, Ordering::Relaxed);
+        }
+        *counted = now;
+    }
+
     fn record(&self, trace: &crate::trace::FrameTrace) {
         let mut inner = self.inner();
         let mut put = |from, to, into: fn(&mut Inner) -> &mut LatencyHistogram| {
@@ -154,6 +168,7 @@ impl EncodeStage<'_> {
             epoch: None,
             rate: RateEstimate::default(),
             wanted_bitrate: None,
+            coded_since_open: 0,
             stage: &self,
         }
         .run();
@@ -179,10 +194,16 @@ struct Line<'a> {
     poses: Option<PoseStore>,
     /// Asked for while running; also for the encoder of another picture size.
     wanted_bitrate: Option<u32>,
+    coded_since_open: u32,
 }
+
+/// Coding the first ones takes longer than those that follow: cold caches, and a key frame.
+const FIRST_PICTURES: u32 = 8;
 
 struct Open {
     encoder: Encoder,
+    /// What of its counters is in [`EncodeStats`] already.
+    counted: EncoderCounters,
     config: EncoderConfig,
     /// The nominal rate is a guess: the bit rate is corrected once the real one is known.
     guessed_rate: bool,
@@ -245,26 +266,20 @@ impl Line<'_> {
             surfaces_in_flight: self.stage.surfaces_in_flight,
         };
         let exchange = self.stage.exchange;
-        // Opening takes longer than many a frame interval, and the segment holds a frame no
-        // longer than that: ingest takes the first ones meanwhile, and goes on with the same
-        // surfaces. For hardware it waits, as only an open session has surfaces.
-        let mut on_host = false;
-        let encoder = Encoder::open_announcing(settings.choice, config, &mut |kind| {
-            on_host = kind == Kind::Software;
-            if on_host {
-                // One more than may be on their way: the picture in the encoder.
-                let surfaces = SurfacePool::on_host(shape, config.surfaces_in_flight + 1);
-                exchange.offer(shape, surfaces);
-            }
+        // The segment holds a frame no longer than opening may take: ingest goes on as soon as there
+        // are surfaces, and its first frames wait until the encoder has found its pace.
+        exchange.set_starting(true);
+        self.coded_since_open = 0;
+        let encoder = Encoder::open_announcing(settings.choice, config, &mut |surfaces| {
+            exchange.offer(shape, surfaces.clone());
         })?;
         let stats = self.stage.stats;
         stats.opened.fetch_add(1, Ordering::Relaxed);
-        if !on_host {
-            exchange.offer(shape, encoder.surfaces());
-        }
+        exchange.offer(shape, encoder.surfaces());
         self.rate = RateEstimate::default();
         self.encoder = Some(Open {
             encoder,
+            counted: EncoderCounters::default(),
             config,
             guessed_rate: known.is_none(),
             correction: 1.0,
@@ -338,14 +353,15 @@ impl Line<'_> {
             force_key,
         };
         let outcome = open.encoder.encode(picture, &mut self.encoded)?;
-        let counters = open.encoder.counters();
+        stats.add(&mut open.counted, open.encoder.counters());
+        self.coded_since_open += 1;
+        if self.coded_since_open == FIRST_PICTURES {
+            self.stage.exchange.set_starting(false);
+        }
         match outcome {
             Outcome::Taken => self.epoch = Some(epoch),
-            Outcome::LeftOut => stats.left_out.store(counters.left_out, Ordering::Relaxed),
-            Outcome::Stale => stats.stale.store(counters.stale, Ordering::Relaxed),
+            Outcome::LeftOut | Outcome::Stale => {}
             Outcome::Replaced => {
-                stats.lost.store(counters.lost, Ordering::Relaxed);
-                stats.fallbacks.store(counters.fallbacks, Ordering::Relaxed);
                 let (shape, surfaces) = (open.config.shape, open.encoder.surfaces());
                 self.stage.exchange.offer(shape, surfaces);
                 self.show_encoder();
@@ -475,7 +491,10 @@ impl Line<'_> {
 
     fn finish_encoder(&mut self) -> Result<(), EncodeError> {
         if let Some(mut open) = self.encoder.take() {
-            open.encoder.flush(&mut self.encoded)?;
+            let flushed = open.encoder.flush(&mut self.encoded);
+            let stats = self.stage.stats;
+            stats.add(&mut open.counted, open.encoder.counters());
+            flushed?;
             self.hand_out();
         }
         Ok(())

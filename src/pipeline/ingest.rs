@@ -24,7 +24,7 @@ pub struct IngestLimits {
 pub struct IngestState {
     /// Snapshots handed to the queue.
     pub frames: AtomicU64,
-    /// Snapshots that a newer one pushed out of the queue.
+    /// Snapshots that a newer one pushed out of the queue, or that came as the run stopped.
     pub evicted: AtomicU64,
     /// The producer is not there, or silent.
     pub offline: AtomicBool,
@@ -32,8 +32,6 @@ pub struct IngestState {
     pub ended: AtomicBool,
 }
 
-/// Until the encoder has caught up with its start.
-const FIRST_FRAMES: u64 = 8;
 /// Often enough to see the stop and the idle timeout, seldom enough to cost nothing.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// After that a producer that has not said OFFLINE is taken for gone.
@@ -52,14 +50,23 @@ pub fn run(
     state: &Arc<IngestState>,
     stop: &StopToken,
 ) -> Result<(), SourceError> {
+    let _closed = CloseAtEnd(queue);
     let result = ingest(source, surfaces, queue, limits, state, stop);
-    if let Some(queue) = queue {
-        queue.close();
-    }
     if result.is_err() {
         stop.stop(StopReason::Error);
     }
     result
+}
+
+/// The encode stage ends with the queue, also when this one has panicked.
+struct CloseAtEnd<'a>(Option<&'a LatestQueue<Snapshot>>);
+
+impl Drop for CloseAtEnd<'_> {
+    fn drop(&mut self) {
+        if let Some(queue) = self.0 {
+            queue.close();
+        }
+    }
 }
 
 fn ingest(
@@ -85,7 +92,6 @@ fn ingest(
         }
         match source.next(deadline, surfaces)? {
             SourceEvent::Frame(snapshot) => {
-                last_frame = Instant::now();
                 taken += 1;
                 set(&state.offline, false);
                 set(&state.ended, false);
@@ -93,13 +99,15 @@ fn ingest(
                 state.frames.fetch_add(1, Ordering::Relaxed);
                 let back = match queue {
                     None => None,
-                    // The encoder opens, and codes its first pictures, more slowly than it goes on:
-                    // the first frames wait for their place instead of taking another's.
-                    Some(queue) if limits.lossless || taken <= FIRST_FRAMES => {
+                    // Until the encoder has found its pace frames wait for their place instead of
+                    // taking another's.
+                    Some(queue) if limits.lossless || surfaces.is_starting() => {
                         queue.push_waiting(snapshot, stop)
                     }
                     Some(queue) => queue.push(snapshot),
                 };
+                // Waiting for the encoder is no silence of the producer's.
+                last_frame = Instant::now();
                 if back.is_some() {
                     state.evicted.fetch_add(1, Ordering::Relaxed);
                 }
@@ -120,10 +128,12 @@ fn ingest(
                 }
             }
             SourceEvent::Idle => {
-                // A producer that was killed says nothing and leaves its segment as it is.
-                if taken > 0
-                    && last_frame.elapsed() >= SILENCE
-                    && !state.offline.load(Ordering::Relaxed)
+                // A producer that was killed says nothing and leaves its segment as it is. One whose
+                // frames are left out, as they come late or torn, is there.
+                let heard = source
+                    .last_heard()
+                    .map_or(last_frame, |at| at.max(last_frame));
+                if taken > 0 && heard.elapsed() >= SILENCE && !state.offline.load(Ordering::Relaxed)
                 {
                     set(&state.offline, true);
                     if ends(source, state) {
@@ -160,5 +170,142 @@ fn ends(source: &dyn FrameSource, state: &IngestState) -> bool {
 fn set(flag: &AtomicBool, to: bool) {
     if flag.load(Ordering::Relaxed) != to {
         flag.store(to, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{
+        FrameInfo, PictureShape, PixelFormat, PlaneLayout, SurfaceLease, SurfacePool,
+    };
+    use crate::queue::Popped;
+    use crate::source::SourceCounters;
+    use crate::time::MediaTime;
+    use crate::trace::FrameTrace;
+
+    /// As many frames as it is told, at once, and its end.
+    struct Burst {
+        next: u32,
+        frames: u32,
+        counters: Arc<SourceCounters>,
+    }
+
+    impl FrameSource for Burst {
+        fn next(
+            &mut self,
+            _deadline: Instant,
+            surfaces: &mut dyn SurfaceSource,
+        ) -> Result<SourceEvent, SourceError> {
+            if self.next == self.frames {
+                return Ok(SourceEvent::End);
+            }
+            let left = PlaneLayout {
+                width: 16,
+                height: 16,
+                stride: 16,
+                offset: 0,
+                size: 256,
+            };
+            let info = FrameInfo {
+                frame_id: self.next,
+                capture_ts_ns: 0,
+                format: PixelFormat::Gray,
+                left,
+                encoded: None,
+                frame_rate: None,
+                payload_size: left.size,
+            };
+            self.next += 1;
+            Ok(SourceEvent::Frame(Snapshot {
+                info,
+                surface: surfaces.surface_for(&info).expect("a surface is free"),
+                epoch: 0,
+                gap: false,
+                time: MediaTime::ZERO,
+                trace: FrameTrace::default(),
+            }))
+        }
+
+        fn counters(&self) -> &Arc<SourceCounters> {
+            &self.counters
+        }
+    }
+
+    struct Surfaces {
+        pool: SurfacePool,
+        starting: bool,
+    }
+
+    impl SurfaceSource for Surfaces {
+        fn surface_for(&mut self, _info: &FrameInfo) -> Option<SurfaceLease> {
+            self.pool.take()
+        }
+
+        fn is_starting(&self) -> bool {
+            self.starting
+        }
+    }
+
+    /// Ids that the encoder gets of five frames, where it takes the first one only when all have
+    /// come or, if they wait, `later`; and how many were evicted.
+    fn five_frames(starting: bool) -> (Vec<u32>, u64) {
+        let queue = LatestQueue::new(1);
+        let (stop, state) = (StopToken::new(), Arc::new(IngestState::default()));
+        let shape = PictureShape {
+            width: 16,
+            height: 16,
+            format: PixelFormat::Gray,
+            encoded: None,
+        };
+        let mut surfaces = Surfaces {
+            pool: SurfacePool::on_host(shape, 5),
+            starting,
+        };
+        let mut source = Burst {
+            next: 0,
+            frames: 5,
+            counters: Arc::default(),
+        };
+        let limits = IngestLimits {
+            max_frames: None,
+            // Far shorter than the wait for the encoder below: that is no idleness.
+            idle_timeout: Some(Duration::from_millis(1)),
+            lossless: false,
+        };
+        let seen = std::thread::scope(|scope| {
+            let ingest = scope.spawn(|| {
+                run(
+                    &mut source,
+                    &mut surfaces,
+                    Some(&queue),
+                    limits,
+                    &state,
+                    &stop,
+                )
+                .unwrap();
+            });
+            if starting {
+                // The second frame is read and waits.
+                while state.frames.load(Ordering::Relaxed) < 2 {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            } else {
+                ingest.join().unwrap();
+            }
+            let mut seen = Vec::new();
+            while let Popped::Item(snapshot) = queue.pop(Instant::now() + SILENCE) {
+                seen.push(snapshot.info.frame_id);
+            }
+            seen
+        });
+        (seen, state.evicted.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn frames_wait_for_an_encoder_that_starts_and_push_each_other_out_of_a_late_one() {
+        assert_eq!(five_frames(true), (vec![0, 1, 2, 3, 4], 0));
+        assert_eq!(five_frames(false), (vec![4], 4));
     }
 }

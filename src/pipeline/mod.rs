@@ -154,7 +154,7 @@ pub fn run(
         }
         (result, ..) => result,
     };
-    (Some(Report::new(config, &stats, reason)), result)
+    (Some(Report::new(config, &stats, Some(reason))), result)
 }
 
 type OpenSink = (Box<dyn Sink>, SinkContext);
@@ -391,7 +391,7 @@ fn drive(
             let kind = sink.name().split([' ', ':']).next().unwrap_or("sink");
             let (name, alive) = (kind.to_owned(), &alive);
             let work = move || sinks::run(sink, receiver, &context, alive);
-            sending.extend(errors.keep("sink", stage::spawn(scope, &name, work)));
+            sending.extend(errors.keep("sink", stage::spawn(scope, &name, stop, work)));
         }
         let encoding = config.stream.as_ref().and_then(|stream| {
             let stage = EncodeStage {
@@ -408,7 +408,7 @@ fn drive(
             };
             errors.keep(
                 "encode",
-                stage::spawn(scope, "encode", || stage.run(fanout, poses)),
+                stage::spawn(scope, "encode", stop, || stage.run(fanout, poses)),
             )
         });
         let ingesting = {
@@ -433,7 +433,7 @@ fn drive(
                     stop,
                 )
             };
-            errors.keep("ingest", stage::spawn(scope, "ingest", ingest))
+            errors.keep("ingest", stage::spawn(scope, "ingest", stop, ingest))
         };
         if ingesting.is_none() {
             queue.close();

@@ -21,7 +21,8 @@ use super::stop::StopReason;
 pub struct Report {
     pub layout: u32,
     pub program: &'static str,
-    pub reason: StopReason,
+    /// `None`: the run goes on.
+    pub reason: Option<StopReason>,
     pub seconds: f64,
     pub input: String,
     /// Where its producer stands.
@@ -133,13 +134,7 @@ pub struct ProcessReport {
 
 /// The report of a run that goes on: its `reason` is null.
 pub fn live(config: &StreamerConfig, stats: &Stats) -> serde_json::Value {
-    // The reason is none yet, and replaced.
-    let report = Report::new(config, stats, StopReason::Signal);
-    let mut value = serde_json::to_value(report).unwrap_or_default();
-    if let Some(reason) = value.get_mut("reason") {
-        *reason = serde_json::Value::Null;
-    }
-    value
+    serde_json::to_value(Report::new(config, stats, None)).unwrap_or_default()
 }
 
 /// What was lost, and where; names of the counters that are not zero.
@@ -175,7 +170,7 @@ pub fn drops(stats: &Stats) -> Vec<(&'static str, u64)> {
 }
 
 impl Report {
-    pub fn new(config: &StreamerConfig, stats: &Stats, reason: StopReason) -> Self {
+    pub fn new(config: &StreamerConfig, stats: &Stats, reason: Option<StopReason>) -> Self {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let seconds = stats.started.elapsed().as_secs_f64();
         let bytes = load(&stats.encode.bytes);
@@ -266,11 +261,12 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = match self.reason {
-            StopReason::Signal => "signal",
-            StopReason::SourceEnded => "source ended",
-            StopReason::MaxFrames => "frame limit reached",
-            StopReason::Idle => "idle",
-            StopReason::Error => "error",
+            None => "not yet",
+            Some(StopReason::Signal) => "signal",
+            Some(StopReason::SourceEnded) => "source ended",
+            Some(StopReason::MaxFrames) => "frame limit reached",
+            Some(StopReason::Idle) => "idle",
+            Some(StopReason::Error) => "error",
         };
         writeln!(
             f,

@@ -4,7 +4,7 @@
 //! which owns it for good. So ingest says what it wants, the encode thread opens, and offers the
 //! pool. On a frame whose shape is known this costs ingest one atomic load.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub struct SurfaceExchange {
     generation: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
+    /// The encoder opens, or codes its first pictures.
+    starting: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +56,12 @@ impl SurfaceExchange {
         // Release: whoever sees the new number sees the offer (and takes the lock anyway).
         self.generation.fetch_add(1, Ordering::Release);
         self.changed.notify_all();
+    }
+
+    /// For the encode thread: whether its encoder has still to find its pace.
+    pub fn set_starting(&self, starting: bool) {
+        // Relaxed: says how a frame is queued, and publishes nothing.
+        self.starting.store(starting, Ordering::Relaxed);
     }
 
     /// For the encode thread: there will be no surfaces any more.
@@ -175,6 +183,11 @@ impl SurfaceSource for SurfaceClient<'_> {
         }
         let (offered, pool) = self.current.as_ref()?;
         if *offered == shape { pool.take() } else { None }
+    }
+
+    fn is_starting(&self) -> bool {
+        // Relaxed: as where it is set.
+        self.exchange.starting.load(Ordering::Relaxed)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::pipeline::stop::StopToken;
 
-/// A queue between one pusher that never waits and one popper.
+/// A queue between one popper and one pusher, which waits only where it says so.
 ///
 /// std's `Mutex` and `Condvar` on purpose: at frame distances the price is waking a halted core,
 /// and every primitive that was measured pays it alike. The lock is held for a push or a pop of a
@@ -88,7 +88,8 @@ impl<T> LatestQueue<T> {
         evicted
     }
 
-    /// Puts `item` in, waiting for room until `stop`: for a source that can wait, such as a file.
+    /// Puts `item` in, waiting for room until `stop`: for a source that can wait, such as a file, and
+    /// for an encoder that is only starting.
     /// Gives it back if the queue is closed or the run stops.
     pub fn push_waiting(&self, item: T, stop: &StopToken) -> Option<T> {
         let mut state = self.lock();

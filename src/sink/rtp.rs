@@ -403,7 +403,9 @@ impl Sink for RtpSink {
             });
         }
         // First: who sees new parameter sets on the wire finds them described.
-        self.announce(unit);
+        if unit.key || !self.announcement.is_failing() {
+            self.announce(unit);
+        }
         let (total, sent) = self.send_packets(unit);
         let now = Instant::now();
         let stats = std::sync::Arc::clone(&self.context.stats);

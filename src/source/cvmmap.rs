@@ -515,6 +515,10 @@ impl FrameSource for CvMmapSource {
         last.is_some_and(|last| self.sequence.last_time() >= Some(last))
     }
 
+    fn last_heard(&self) -> Option<Instant> {
+        self.last_notice
+    }
+
     fn counters(&self) -> &Arc<SourceCounters> {
         &self.counters
     }

@@ -48,6 +48,12 @@ pub trait FrameSource {
         false
     }
 
+    /// When the producer was heard last, whether its frame was taken or not; `None` if that is never
+    /// another time than a frame's.
+    fn last_heard(&self) -> Option<Instant> {
+        None
+    }
+
     /// What the source has counted so far.
     fn counters(&self) -> &std::sync::Arc<SourceCounters>;
 }
@@ -58,6 +64,11 @@ pub trait SurfaceSource {
     /// A free surface for such a frame. May wait for an encoder to open when the shape is new.
     /// `None` is counted as [`SourceCounters::no_surface`].
     fn surface_for(&mut self, info: &FrameInfo) -> Option<SurfaceLease>;
+
+    /// Whether whoever takes the surfaces opens, or has just opened, and is slower than it will be.
+    fn is_starting(&self) -> bool {
+        false
+    }
 }
 
 /// What `FrameSource::next` saw.

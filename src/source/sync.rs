@@ -107,3 +107,37 @@ impl SyncSubscriber {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn spinning_finds_what_waiting_finds() {
+        let folder = tempfile::tempdir().unwrap();
+        let endpoint = format!("ipc://{}/sync", folder.path().display());
+        let mut subscriber = SyncSubscriber::connect(&endpoint).unwrap();
+        assert!(!subscriber.spin(Instant::now()).unwrap(), "nobody is there");
+
+        let context = zmq::Context::new();
+        let publisher = context.socket(zmq::PUB).unwrap();
+        publisher.bind(&endpoint).unwrap();
+        let limit = Instant::now() + Duration::from_secs(30);
+        // What is sent before the subscription has arrived is lost.
+        loop {
+            publisher.send([SYNC_MAGIC, 7].as_slice(), 0).unwrap();
+            if subscriber
+                .spin(Instant::now() + Duration::from_millis(20))
+                .unwrap()
+            {
+                break;
+            }
+            assert!(Instant::now() < limit, "nothing came");
+        }
+        assert_eq!(
+            subscriber.receive().unwrap(),
+            Some([SYNC_MAGIC, 7].as_slice())
+        );
+    }
+}

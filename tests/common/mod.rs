@@ -4,7 +4,7 @@
 mod ports;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -87,8 +87,49 @@ pub fn finish(command: &mut Command) -> Output {
     finish_child(child)
 }
 
-pub fn finish_child(mut child: std::process::Child) -> Output {
+/// A program that does not outlive its test, also when that fails.
+pub struct Program(Option<Child>);
+
+impl Program {
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.spawn();
+        Self(Some(child.unwrap_or_else(|e| panic!("{command:?}: {e}"))))
+    }
+}
+
+impl std::ops::Deref for Program {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        self.0.as_ref().expect("until it is taken out")
+    }
+}
+
+impl std::ops::DerefMut for Program {
+    fn deref_mut(&mut self) -> &mut Child {
+        self.0.as_mut().expect("until it is taken out")
+    }
+}
+
+impl From<Program> for Child {
+    fn from(mut program: Program) -> Self {
+        program.0.take().expect("taken out once")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+pub fn finish_child(child: impl Into<Child>) -> Output {
     use std::io::Read;
+    let mut child = child.into();
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
     let readers = std::thread::spawn(move || {
         let errors = std::thread::spawn(move || {

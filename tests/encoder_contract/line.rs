@@ -20,7 +20,8 @@ pub struct Line {
 
 impl Line {
     pub fn open(candidate: &Candidate, config: EncoderConfig) -> Self {
-        let backend = (candidate.open)(&config).unwrap_or_else(|error| panic!("{error}"));
+        let backend =
+            (candidate.open)(&config, &mut |_| ()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(backend.name(), candidate.name);
         Self {
             backend,
@@ -148,7 +149,7 @@ pub fn pairs() -> Vec<(&'static Candidate, Codec)> {
     let encoding = CANDIDATES.iter().filter(|c| c.kind != Kind::Passthrough);
     let all = encoding.flat_map(|c| c.codecs.iter().map(move |codec| (c, *codec)));
     all.filter(|(candidate, codec)| {
-        match (candidate.open)(&config(*codec, 320, 192)) {
+        match (candidate.open)(&config(*codec, 320, 192), &mut |_| ()) {
             Ok(_) => true,
             // Software always opens; hardware may not be there.
             Err(why) => {

@@ -144,7 +144,7 @@ const SOFT: Candidate = Candidate {
     name: "soft",
     codecs: BOTH,
     kind: Kind::Software,
-    open: |config| fake("soft", config, Fault::None, 0),
+    open: |config, _| fake("soft", config, Fault::None, 0),
     help: "",
 };
 
@@ -214,7 +214,7 @@ fn units(out: &mut EncodedQueue) -> Vec<(u32, bool)> {
 
 #[test]
 fn a_candidate_that_is_refused_gives_way_to_the_next() {
-    let refusing = hardware(|_| {
+    let refusing = hardware(|_, _| {
         Err(EncodeError::Open {
             encoder: "nvenc",
             reason: "no driver".to_owned(),
@@ -228,7 +228,7 @@ fn a_candidate_that_is_refused_gives_way_to_the_next() {
 
 #[test]
 fn an_explicit_nvenc_is_never_replaced() {
-    let refusing = hardware(|_| {
+    let refusing = hardware(|_, _| {
         Err(EncodeError::Open {
             encoder: "nvenc",
             reason: "no driver".to_owned(),
@@ -237,7 +237,7 @@ fn an_explicit_nvenc_is_never_replaced() {
     let refusal = Encoder::open_among(EncoderChoice::Nvenc, config(), &[refusing, SOFT]);
     assert!(refusal.err().unwrap().to_string().contains("no driver"));
 
-    let failing = hardware(|config| fake("nvenc", config, Fault::Fails(1), 0));
+    let failing = hardware(|config, _| fake("nvenc", config, Fault::Fails(1), 0));
     let mut encoder =
         Encoder::open_among(EncoderChoice::Nvenc, config(), &[failing, SOFT]).unwrap();
     let mut out = EncodedQueue::new();
@@ -260,7 +260,7 @@ fn a_build_without_nvenc_says_so() {
 
 #[test]
 fn a_fatal_error_leads_to_the_next_candidate_and_an_idr() {
-    let failing = hardware(|config| fake("nvenc", config, Fault::Fails(2), 0));
+    let failing = hardware(|config, _| fake("nvenc", config, Fault::Fails(2), 0));
     let mut encoder = Encoder::open_among(EncoderChoice::Auto, config(), &[failing, SOFT]).unwrap();
     let mut out = EncodedQueue::new();
     let old = encoder.surfaces();
@@ -299,7 +299,7 @@ fn a_fatal_error_leads_to_the_next_candidate_and_an_idr() {
 
 #[test]
 fn exactly_sixty_silent_pictures_are_too_many() {
-    let silent = hardware(|config| fake("nvenc", config, Fault::Silent(0), 0));
+    let silent = hardware(|config, _| fake("nvenc", config, Fault::Silent(0), 0));
     let mut encoder = Encoder::open_among(EncoderChoice::Auto, config(), &[silent, SOFT]).unwrap();
     let mut out = EncodedQueue::new();
     let outcomes = run(&mut encoder, &mut out, 0..60);
@@ -310,7 +310,7 @@ fn exactly_sixty_silent_pictures_are_too_many() {
 
 #[test]
 fn an_encoder_that_falls_silent_later_gets_sixty_pictures_too() {
-    let silent = hardware(|config| fake("nvenc", config, Fault::Silent(10), 0));
+    let silent = hardware(|config, _| fake("nvenc", config, Fault::Silent(10), 0));
     let mut encoder = Encoder::open_among(EncoderChoice::Auto, config(), &[silent, SOFT]).unwrap();
     let mut out = EncodedQueue::new();
     let outcomes = run(&mut encoder, &mut out, 0..70);
@@ -320,7 +320,7 @@ fn an_encoder_that_falls_silent_later_gets_sixty_pictures_too() {
 
 #[test]
 fn a_normal_delay_is_not_silence() {
-    let slow = hardware(|config| fake("nvenc", config, Fault::None, 100));
+    let slow = hardware(|config, _| fake("nvenc", config, Fault::None, 100));
     let mut encoder = Encoder::open_among(EncoderChoice::Auto, config(), &[slow, SOFT]).unwrap();
     let mut out = EncodedQueue::new();
     assert!(
@@ -336,9 +336,9 @@ fn a_normal_delay_is_not_silence() {
 
 #[test]
 fn decoding_times_grow_across_a_change_of_encoder() {
-    let failing = hardware(|config| fake("nvenc", config, Fault::Fails(3), 0));
+    let failing = hardware(|config, _| fake("nvenc", config, Fault::Fails(3), 0));
     let reordering = Candidate {
-        open: |config| fake("soft", config, Fault::None, 1),
+        open: |config, _| fake("soft", config, Fault::None, 1),
         ..SOFT
     };
     let mut encoder =
@@ -362,7 +362,7 @@ fn decoding_times_grow_across_a_change_of_encoder() {
 
 #[test]
 fn an_error_at_flush_is_counted_and_only_fatal_where_no_other_is_allowed() {
-    let failing = hardware(|config| fake("nvenc", config, Fault::Flush, 2));
+    let failing = hardware(|config, _| fake("nvenc", config, Fault::Flush, 2));
     for choice in [EncoderChoice::Auto, EncoderChoice::Nvenc] {
         let mut encoder = Encoder::open_among(choice, config(), &[failing, SOFT]).unwrap();
         let mut out = EncodedQueue::new();
@@ -375,7 +375,7 @@ fn an_error_at_flush_is_counted_and_only_fatal_where_no_other_is_allowed() {
 
 #[test]
 fn the_next_candidate_opens_with_the_bit_rate_in_force() {
-    let failing = hardware(|config| fake("nvenc", config, Fault::Fails(0), 0));
+    let failing = hardware(|config, _| fake("nvenc", config, Fault::Fails(0), 0));
     let mut encoder = Encoder::open_among(EncoderChoice::Auto, config(), &[failing, SOFT]).unwrap();
     encoder.set_bitrate(777_000).unwrap();
     run(&mut encoder, &mut EncodedQueue::new(), 0..1);

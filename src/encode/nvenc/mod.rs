@@ -33,6 +33,7 @@ use self::driver::{Driver, GpuChoice};
 use self::failure::Failure;
 use self::session::Opened;
 use self::worker::{Reply, Request, Worker};
+use super::registry::Announce;
 use super::{EncodeError, EncodedQueue, EncoderBackend, EncoderConfig, Picture};
 use crate::frame::SurfacePool;
 
@@ -76,7 +77,10 @@ pub fn choose_gpu(choice: GpuChoice) {
 /// # Errors
 ///
 /// As [`NvencEncoder::open`].
-pub fn open(config: &EncoderConfig) -> Result<Box<dyn EncoderBackend>, EncodeError> {
+pub fn open(
+    config: &EncoderConfig,
+    _announce: &mut Announce<'_>,
+) -> Result<Box<dyn EncoderBackend>, EncodeError> {
     let options = NvencOptions {
         gpu: GPU.get().cloned().unwrap_or_default(),
         ..NvencOptions::default()

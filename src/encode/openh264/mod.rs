@@ -6,16 +6,16 @@
 #[allow(unsafe_code)] // calls into libopenh264; a safe handle wraps each
 mod ffi;
 
-use std::cell::OnceCell;
 use std::num::NonZero;
 use std::sync::Once;
 use std::thread::available_parallelism;
 
 use ffi::{Coded, Complexity, Failure, Handle, Rate, Settings};
 
+use crate::frame::SurfacePool;
 use crate::frame::surface::I420Surface;
-use crate::frame::{PictureShape, SurfacePool};
 
+use super::registry::Announce;
 use super::{
     Codec, EncodeError, EncodedPicture, EncodedQueue, EncoderBackend, EncoderConfig, Picture,
     Preset, RateControl, Tuning,
@@ -27,13 +27,13 @@ pub const NAME: &str = "openh264";
 /// The library opens for smaller ones and then refuses each picture.
 const SMALLEST: u32 = 16;
 
+/// Pixels of the largest picture: `MaxFS` of level 5.1, 36,864 macroblocks (H.264 table A-1).
+const LARGEST: u64 = 36_864 * 256;
+
 /// libopenh264, set for real time: one access unit for each picture, at once.
 pub struct OpenH264 {
     handle: Handle,
-    /// Made when it is first asked for: who has host surfaces already needs none of these.
-    pool: OnceCell<SurfacePool>,
-    surfaces: usize,
-    shape: PictureShape,
+    pool: SurfacePool,
     rate: RateControl,
     /// What the library is told instead of one bit per second, see [`rate_factor`].
     rate_factor: f64,
@@ -44,20 +44,26 @@ pub struct OpenH264 {
 /// # Errors
 ///
 /// [`EncodeError::Open`] if the codec, the size or the rate is beyond the library.
-pub fn open(config: &EncoderConfig) -> Result<Box<dyn EncoderBackend>, EncodeError> {
-    Ok(Box::new(OpenH264::open(config)?))
+pub fn open(
+    config: &EncoderConfig,
+    announce: &mut Announce<'_>,
+) -> Result<Box<dyn EncoderBackend>, EncodeError> {
+    Ok(Box::new(OpenH264::open(config, announce)?))
 }
 
 impl OpenH264 {
     /// # Errors
     ///
     /// As [`open`].
-    pub fn open(config: &EncoderConfig) -> Result<Self, EncodeError> {
+    pub fn open(config: &EncoderConfig, announce: &mut Announce<'_>) -> Result<Self, EncodeError> {
         if config.codec != Codec::H264 {
             return Err(refused(format!("it cannot code {}", config.codec)));
         }
         let rate_factor = rate_factor(config);
         let mut settings = settings(config, rate_factor)?;
+        // One more than may be on their way: the picture in `encode`.
+        let pool = SurfacePool::on_host(config.shape, config.surfaces_in_flight + 1);
+        announce(&pool);
         let handle = match Handle::open(&settings) {
             // Small and flat pictures have no room for several slices under rate control.
             Err(_) if settings.slices > 1 => {
@@ -76,10 +82,7 @@ impl OpenH264 {
         warn_without_assembler(&handle);
         Ok(Self {
             handle,
-            // One more than may be on their way: the picture in `encode`.
-            pool: OnceCell::new(),
-            surfaces: config.surfaces_in_flight + 1,
-            shape: config.shape,
+            pool,
             rate: config.rate,
             rate_factor,
         })
@@ -98,17 +101,14 @@ impl EncoderBackend for OpenH264 {
     }
 
     fn surfaces(&self) -> SurfacePool {
-        self.pool
-            .get_or_init(|| SurfacePool::on_host(self.shape, self.surfaces))
-            .clone()
+        self.pool.clone()
     }
 
     fn encode(&mut self, picture: Picture, out: &mut EncodedQueue) -> Result<(), EncodeError> {
         let snapshot = &picture.snapshot;
-        let surface = snapshot
-            .surface
-            .get::<I420Surface>()
-            .filter(|surface| surface.has_size_of(&self.shape))
+        let surface = (snapshot.surface.pool_id() == self.pool.id())
+            .then(|| snapshot.surface.get::<I420Surface>())
+            .flatten()
             .ok_or(EncodeError::ForeignSurface { encoder: NAME })?;
         let mut coded = EncodedPicture::of(snapshot, out.buffer());
         let millis = snapshot.time.to_millis();
@@ -163,6 +163,11 @@ fn settings(config: &EncoderConfig, rate_factor: f64) -> Result<Settings, Encode
             "{width}x{height} is too small: it takes pictures from {SMALLEST}x{SMALLEST} on"
         )));
     }
+    if u64::from(width) * u64::from(height) > LARGEST {
+        return Err(refused(format!(
+            "{width}x{height} is too large: it takes up to {LARGEST} pixels, 4096x2304"
+        )));
+    }
     let rate = match config.rate {
         RateControl::Bitrate(0) => return Err(refused("--bitrate 0 leaves no bits".to_owned())),
         RateControl::Bitrate(bits) => Rate::BitsPerSecond(scaled(bits, rate_factor)),
@@ -215,7 +220,7 @@ fn scaled(bits: u32, factor: f64) -> i32 {
 
 fn describe(config: &EncoderConfig, failure: &Failure) -> String {
     format!(
-        "{}x{} is refused by {} with {}: {}; it takes pictures from 16x16 up to 3840x2160",
+        "{}x{} is refused by {} with {}: {}",
         config.shape.width, config.shape.height, failure.call, failure.status, failure.detail
     )
 }

@@ -5,7 +5,6 @@
 #[allow(unsafe_code)] // calls into libx265; a safe handle wraps each
 mod ffi;
 
-use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::thread::available_parallelism;
@@ -17,6 +16,7 @@ use crate::frame::SurfacePool;
 use crate::frame::surface::I420Surface;
 use crate::time::MediaTime;
 
+use super::registry::Announce;
 use super::{
     Codec, EncodeError, EncodedPicture, EncodedQueue, EncoderBackend, EncoderConfig, Picture,
     Preset, RateControl, Tuning,
@@ -40,9 +40,7 @@ pub struct X265 {
     handle: Handle,
     /// Takes over at the next picture, with another bit rate.
     successor: Option<Handle>,
-    /// Made when it is first asked for: who has host surfaces already needs none of these.
-    pool: OnceCell<SurfacePool>,
-    surfaces: usize,
+    pool: SurfacePool,
     config: EncoderConfig,
     delay: usize,
     next_number: i64,
@@ -57,8 +55,11 @@ pub struct X265 {
 ///
 /// [`EncodeError::Open`] if the codec, the size or a setting is refused, or the library at hand is
 /// not the one that the program was built for.
-pub fn open(config: &EncoderConfig) -> Result<Box<dyn EncoderBackend>, EncodeError> {
-    Ok(Box::new(X265::open(config)?))
+pub fn open(
+    config: &EncoderConfig,
+    announce: &mut Announce<'_>,
+) -> Result<Box<dyn EncoderBackend>, EncodeError> {
+    Ok(Box::new(X265::open(config, announce)?))
 }
 
 /// The version of the library at hand.
@@ -70,7 +71,7 @@ impl X265 {
     /// # Errors
     ///
     /// As [`open`].
-    pub fn open(config: &EncoderConfig) -> Result<Self, EncodeError> {
+    pub fn open(config: &EncoderConfig, announce: &mut Announce<'_>) -> Result<Self, EncodeError> {
         let mut config = *config;
         if config.codec != Codec::H265 {
             return Err(refused(format!("it cannot code {}", config.codec)));
@@ -93,6 +94,10 @@ impl X265 {
             );
             config.b_frames = MOST_B_FRAMES;
         }
+        // The library copies a picture when it is handed in, so it keeps no surface: one more than
+        // may be on their way.
+        let pool = SurfacePool::on_host(config.shape, config.surfaces_in_flight + 1);
+        announce(&pool);
         let mut handle = open_handle(&config)?;
         let depth = handle.depth();
         let delay = match (config.tuning, depth.b_frames) {
@@ -104,10 +109,7 @@ impl X265 {
         Ok(Self {
             handle,
             successor: None,
-            // The library copies a picture when it is handed in, so it keeps no surface: one more
-            // than may be on their way.
-            pool: OnceCell::new(),
-            surfaces: config.surfaces_in_flight + 1,
+            pool,
             config,
             delay,
             next_number: 0,
@@ -164,17 +166,14 @@ impl EncoderBackend for X265 {
     }
 
     fn surfaces(&self) -> SurfacePool {
-        self.pool
-            .get_or_init(|| SurfacePool::on_host(self.config.shape, self.surfaces))
-            .clone()
+        self.pool.clone()
     }
 
     fn encode(&mut self, picture: Picture, out: &mut EncodedQueue) -> Result<(), EncodeError> {
         let snapshot = &picture.snapshot;
-        let surface = snapshot
-            .surface
-            .get::<I420Surface>()
-            .filter(|surface| surface.has_size_of(&self.config.shape))
+        let surface = (snapshot.surface.pool_id() == self.pool.id())
+            .then(|| snapshot.surface.get::<I420Surface>())
+            .flatten()
             .ok_or(EncodeError::ForeignSurface { encoder: NAME })?;
         if let Some(successor) = self.successor.take() {
             self.drain(out)?;
@@ -433,7 +432,7 @@ mod tests {
                     tuning,
                     surfaces_in_flight: 1,
                 };
-                assert!(X265::open(&config).is_ok());
+                assert!(X265::open(&config, &mut |_| ()).is_ok());
             }
         }
         assert!(version().is_some());

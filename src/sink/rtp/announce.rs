@@ -45,8 +45,13 @@ impl Announcement {
         })
     }
 
+    /// Whether the last description could not be written.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Writes or logs the description if `parameters` are not those of the last one. A file that
-    /// cannot be written is tried again with the next access unit that has parameter sets.
+    /// cannot be written is tried again with the next call: at key frames, as that costs time.
     pub(super) fn update<'a>(
         &mut self,
         name: &str,
