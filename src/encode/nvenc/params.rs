@@ -203,7 +203,8 @@ impl Plan {
                 rc.rateControlMode = Mode::NV_ENC_PARAMS_RC_VBR;
                 rc.averageBitRate = 0;
                 rc.maxBitRate = 0;
-                rc.targetQuality = quality;
+                // 0 would leave the choice to the driver (nvEncodeAPI.h); ours is the best quality.
+                rc.targetQuality = quality.max(1);
                 rc.targetQualityLSB = 0;
             }
         }
@@ -488,6 +489,10 @@ mod tests {
             (nv.rcParams.averageBitRate, nv.rcParams.targetQuality),
             (0, 23)
         );
+        // 0 is the best quality here, and "automatic" in nvEncodeAPI.h, which has 1 to 51.
+        wanted.rate = RateControl::Quality(0);
+        Plan::new(&wanted, &caps()).apply(&mut nv, &caps());
+        assert_eq!(nv.rcParams.targetQuality, 1);
         assert_eq!((nv.rcParams.multiPass.0, nv.rcParams.enableAQ()), (0, 1));
         assert_eq!(nv.rcParams.vbvBufferSize, 0);
     }
