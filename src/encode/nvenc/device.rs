@@ -93,18 +93,15 @@ impl Device {
         // SAFETY: the pointer is live; the ordinal is one that the driver gave.
         let got = unsafe { (api.primary_retain)(&raw mut context, info.ordinal) };
         api.check("cuDevicePrimaryCtxRetain", got)?;
-        let (width, height) = (
-            shape.width.next_multiple_of(2) as usize,
-            shape.height.next_multiple_of(2) as usize,
-        );
+        let (width, height) = shape.coded_size();
         let null = std::ptr::null_mut();
         let mut device = Self {
             api,
             context,
             counters: UploadCounters::default(),
             shape,
-            width,
-            height,
+            width: width as usize,
+            height: height as usize,
             upload: null,
             module: null,
             functions: [null; Kernel::ALL.len()],

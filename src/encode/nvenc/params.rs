@@ -85,10 +85,11 @@ impl Plan {
             0 => caps.max_b_frames,
             gop => caps.max_b_frames.min(gop - 1),
         };
+        let (width, height) = config.coded_size();
         Self {
             codec: config.codec,
-            width: config.shape.width.next_multiple_of(2),
-            height: config.shape.height.next_multiple_of(2),
+            width,
+            height,
             frame_rate: config.frame_rate,
             rate: config.rate,
             gop: config.gop,
