@@ -6,7 +6,7 @@
 #
 # Exit code: 0 all checks passed, 1 one failed, 3 there is no GPU (the rest, in software, passed).
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 report=${1:-gpu_check_report.txt}
 profile=${CVMMAP_PROFILE:-release}
 bin=${CARGO_TARGET_DIR:-target}/$profile

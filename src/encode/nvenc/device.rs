@@ -113,7 +113,7 @@ impl Device {
             uploader: Mutex::new(Uploader {
                 converter: Converter::best(),
                 copied: null,
-                host: None,
+                host: HostStaging::default(),
                 pin: if info.read_only_register {
                     Pin::After(0)
                 } else {
@@ -162,7 +162,7 @@ impl Device {
         uploader.copied = self.new_event()?;
         uploader.probe_host = self.new_host(PROBE_BYTES)?;
         if matches!(uploader.pin, Pin::Never) {
-            uploader.host = Some(self.new_host_staging()?);
+            self.take_host_staging(&mut uploader)?;
         }
         Ok(())
     }
@@ -265,20 +265,24 @@ impl Device {
         Ok(memory.cast())
     }
 
-    fn new_host_staging(&self) -> Result<HostStaging, CudaError> {
+    /// Takes what is missing of the planes for the staged path. What was taken before a failure is
+    /// in the uploader, where `close` finds it.
+    fn take_host_staging(&self, uploader: &mut Uploader) -> Result<(), CudaError> {
         let bytes = self.luma_stride() * self.height + self.chroma_stride() * self.height;
-        let planes = [self.new_host(bytes)?, self.new_host(bytes)?];
-        for plane in planes {
-            // SAFETY: `bytes` bytes were just taken there. 128 is grey: chroma of grey pictures is
-            // never written again.
-            unsafe { plane.write_bytes(128, bytes) };
+        let host = &mut uploader.host;
+        for at in 0..host.planes.len() {
+            if host.planes[at].is_null() {
+                let plane = self.new_host(bytes)?;
+                // SAFETY: `bytes` bytes were just taken there. 128 is grey: chroma of grey pictures
+                // is never written again.
+                unsafe { plane.write_bytes(128, bytes) };
+                host.planes[at] = plane;
+            }
+            if host.copied[at].is_null() {
+                host.copied[at] = self.new_event()?;
+            }
         }
-        Ok(HostStaging {
-            planes,
-            copied: [self.new_event()?, self.new_event()?],
-            in_use: [false; 2],
-            next: 0,
-        })
+        Ok(())
     }
 
     fn luma_stride(&self) -> usize {
@@ -321,14 +325,17 @@ impl Device {
             return;
         }
         self.unpin(&mut uploader);
-        // SAFETY: everything below was made by `prepare` or `new_host_staging`, is not null
+        let host = std::mem::take(&mut uploader.host);
+        // SAFETY: everything below was made by `prepare` or `take_host_staging`, is not null
         // then, and is not used by anyone: uploads are refused and the stream is empty.
         unsafe {
-            if let Some(host) = uploader.host.take() {
-                for plane in host.planes {
+            for plane in host.planes {
+                if !plane.is_null() {
                     (api.host_free)(plane.cast());
                 }
-                for event in host.copied {
+            }
+            for event in host.copied {
+                if !event.is_null() {
                     (api.event_destroy)(event);
                 }
             }
