@@ -12,7 +12,7 @@
 //! the segment once.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, TryLockError};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use self::upload::{HostStaging, PROBE_BYTES, Pin, Uploader};
@@ -67,8 +67,7 @@ pub struct Device {
     closed: AtomicBool,
     uploader: Mutex<Uploader>,
     /// An upload failed for good: the next picture that is encoded says so.
-    broken: AtomicBool,
-    broken_by: Mutex<Option<String>>,
+    broken: OnceLock<String>,
 }
 
 // SAFETY: CUDA handles may be used from any thread that has made the context current, and every
@@ -123,8 +122,7 @@ impl Device {
                 probe_host: std::ptr::null_mut(),
                 late: 0,
             }),
-            broken: AtomicBool::new(false),
-            broken_by: Mutex::new(None),
+            broken: OnceLock::new(),
             info,
         };
         if let Err(error) = device.prepare() {

@@ -156,7 +156,7 @@ impl Session {
             return Err(Failure {
                 call: "upload",
                 status: 0,
-                detail: reason,
+                detail: reason.to_owned(),
                 lost: true,
             });
         }

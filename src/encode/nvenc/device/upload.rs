@@ -74,7 +74,7 @@ impl Device {
         if !*open {
             return Err(FillError::Upload("the encoder is closed".to_owned()));
         }
-        if self.broken.load(Ordering::Acquire) {
+        if self.broken().is_some() {
             return Ok(());
         }
         let mut uploader = self.lock_uploader();
@@ -108,20 +108,13 @@ impl Device {
     }
 
     pub(super) fn break_off(&self, reason: String) {
-        *self
-            .broken_by
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(reason);
-        // Release: the reason is there for whoever sees the flag.
-        self.broken.store(true, Ordering::Release);
+        // What comes after the first reason is a consequence of it.
+        let _ = self.broken.set(reason);
     }
 
     /// Why uploads have failed for good, if they have.
-    pub fn broken(&self) -> Option<String> {
-        self.broken
-            .load(Ordering::Acquire)
-            .then(|| self.broken_by.lock().ok()?.clone())
-            .flatten()
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
     }
 
     fn upload_frame(
