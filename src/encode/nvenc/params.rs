@@ -16,8 +16,6 @@ pub struct Caps {
     pub custom_vbv: bool,
     pub dynamic_bitrate: bool,
     pub cabac: bool,
-    pub intra_refresh: bool,
-    pub reference_invalidation: bool,
     pub macroblocks_per_second: u32,
     pub engines: u32,
 }
@@ -40,8 +38,6 @@ impl Caps {
             custom_vbv: number(C::NV_ENC_CAPS_SUPPORT_CUSTOM_VBV_BUF_SIZE) != 0,
             dynamic_bitrate: number(C::NV_ENC_CAPS_SUPPORT_DYN_BITRATE_CHANGE) != 0,
             cabac: number(C::NV_ENC_CAPS_SUPPORT_CABAC) != 0,
-            intra_refresh: number(C::NV_ENC_CAPS_SUPPORT_INTRA_REFRESH) != 0,
-            reference_invalidation: number(C::NV_ENC_CAPS_SUPPORT_REF_PIC_INVALIDATION) != 0,
             macroblocks_per_second: number(C::NV_ENC_CAPS_MB_PER_SEC_MAX),
             engines: number(C::NV_ENC_CAPS_NUM_ENCODER_ENGINES),
         }
