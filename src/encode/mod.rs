@@ -104,12 +104,9 @@ pub struct EncoderConfig {
 }
 
 impl EncoderConfig {
-    /// Width and height as coded: 4:2:0 has no odd ones, so both are rounded up.
+    /// [`PictureShape::coded_size`].
     pub fn coded_size(&self) -> (u32, u32) {
-        (
-            self.shape.width.next_multiple_of(2),
-            self.shape.height.next_multiple_of(2),
-        )
+        self.shape.coded_size()
     }
 }
 

@@ -119,6 +119,16 @@ pub struct PictureShape {
     pub encoded: Option<crate::encode::Codec>,
 }
 
+impl PictureShape {
+    /// Width and height as coded: 4:2:0 has no odd ones, so both are rounded up.
+    pub fn coded_size(&self) -> (u32, u32) {
+        (
+            self.width.next_multiple_of(2),
+            self.height.next_multiple_of(2),
+        )
+    }
+}
+
 impl FrameInfo {
     pub fn shape(&self) -> PictureShape {
         PictureShape {

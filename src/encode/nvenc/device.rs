@@ -12,7 +12,7 @@
 //! the segment once.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, TryLockError};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use self::upload::{HostStaging, PROBE_BYTES, Pin, Uploader};
@@ -67,8 +67,7 @@ pub struct Device {
     closed: AtomicBool,
     uploader: Mutex<Uploader>,
     /// An upload failed for good: the next picture that is encoded says so.
-    broken: AtomicBool,
-    broken_by: Mutex<Option<String>>,
+    broken: OnceLock<String>,
 }
 
 // SAFETY: CUDA handles may be used from any thread that has made the context current, and every
@@ -93,18 +92,15 @@ impl Device {
         // SAFETY: the pointer is live; the ordinal is one that the driver gave.
         let got = unsafe { (api.primary_retain)(&raw mut context, info.ordinal) };
         api.check("cuDevicePrimaryCtxRetain", got)?;
-        let (width, height) = (
-            shape.width.next_multiple_of(2) as usize,
-            shape.height.next_multiple_of(2) as usize,
-        );
+        let (width, height) = shape.coded_size();
         let null = std::ptr::null_mut();
         let mut device = Self {
             api,
             context,
             counters: UploadCounters::default(),
             shape,
-            width,
-            height,
+            width: width as usize,
+            height: height as usize,
             upload: null,
             module: null,
             functions: [null; Kernel::ALL.len()],
@@ -116,7 +112,7 @@ impl Device {
             uploader: Mutex::new(Uploader {
                 converter: Converter::best(),
                 copied: null,
-                host: None,
+                host: HostStaging::default(),
                 pin: if info.read_only_register {
                     Pin::After(0)
                 } else {
@@ -126,8 +122,7 @@ impl Device {
                 probe_host: std::ptr::null_mut(),
                 late: 0,
             }),
-            broken: AtomicBool::new(false),
-            broken_by: Mutex::new(None),
+            broken: OnceLock::new(),
             info,
         };
         if let Err(error) = device.prepare() {
@@ -165,7 +160,7 @@ impl Device {
         uploader.copied = self.new_event()?;
         uploader.probe_host = self.new_host(PROBE_BYTES)?;
         if matches!(uploader.pin, Pin::Never) {
-            uploader.host = Some(self.new_host_staging()?);
+            self.take_host_staging(&mut uploader)?;
         }
         Ok(())
     }
@@ -268,20 +263,24 @@ impl Device {
         Ok(memory.cast())
     }
 
-    fn new_host_staging(&self) -> Result<HostStaging, CudaError> {
+    /// Takes what is missing of the planes for the staged path. What was taken before a failure is
+    /// in the uploader, where `close` finds it.
+    fn take_host_staging(&self, uploader: &mut Uploader) -> Result<(), CudaError> {
         let bytes = self.luma_stride() * self.height + self.chroma_stride() * self.height;
-        let planes = [self.new_host(bytes)?, self.new_host(bytes)?];
-        for plane in planes {
-            // SAFETY: `bytes` bytes were just taken there. 128 is grey: chroma of grey pictures is
-            // never written again.
-            unsafe { plane.write_bytes(128, bytes) };
+        let host = &mut uploader.host;
+        for at in 0..host.planes.len() {
+            if host.planes[at].is_null() {
+                let plane = self.new_host(bytes)?;
+                // SAFETY: `bytes` bytes were just taken there. 128 is grey: chroma of grey pictures
+                // is never written again.
+                unsafe { plane.write_bytes(128, bytes) };
+                host.planes[at] = plane;
+            }
+            if host.copied[at].is_null() {
+                host.copied[at] = self.new_event()?;
+            }
         }
-        Ok(HostStaging {
-            planes,
-            copied: [self.new_event()?, self.new_event()?],
-            in_use: [false; 2],
-            next: 0,
-        })
+        Ok(())
     }
 
     fn luma_stride(&self) -> usize {
@@ -324,14 +323,17 @@ impl Device {
             return;
         }
         self.unpin(&mut uploader);
-        // SAFETY: everything below was made by `prepare` or `new_host_staging`, is not null
+        let host = std::mem::take(&mut uploader.host);
+        // SAFETY: everything below was made by `prepare` or `take_host_staging`, is not null
         // then, and is not used by anyone: uploads are refused and the stream is empty.
         unsafe {
-            if let Some(host) = uploader.host.take() {
-                for plane in host.planes {
+            for plane in host.planes {
+                if !plane.is_null() {
                     (api.host_free)(plane.cast());
                 }
-                for event in host.copied {
+            }
+            for event in host.copied {
+                if !event.is_null() {
                     (api.event_destroy)(event);
                 }
             }

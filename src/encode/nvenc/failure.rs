@@ -73,8 +73,6 @@ pub struct Failure {
     /// The driver's number.
     pub status: i64,
     pub detail: String,
-    /// The device is gone: the driver is not called again.
-    pub lost: bool,
 }
 
 /// Why a session could not be opened. None of these is unusual.
@@ -119,17 +117,15 @@ pub fn check(call: Call, status: NVENCSTATUS, words: Option<String>) -> Result<(
         call: call.name(),
         status: i64::from(status.0),
         detail: format!("{info}{words}; {}", info.meaning),
-        lost: i64::from(status.0) == DEVICE_NOT_EXIST,
     })
 }
 
-/// A CUDA call that failed on the encode path: the device is given up.
+/// A CUDA call that failed on the encode path.
 pub fn cuda_failure(error: &CudaError) -> Failure {
     Failure {
         call: error.call,
         status: i64::from(error.code),
         detail: format!("{} ({})", error.name, error.code),
-        lost: true,
     }
 }
 
@@ -139,7 +135,6 @@ pub fn bug(what: &str) -> Failure {
         call: "encode",
         status: 0,
         detail: what.to_owned(),
-        lost: false,
     }
 }
 

@@ -16,8 +16,6 @@ pub struct Caps {
     pub custom_vbv: bool,
     pub dynamic_bitrate: bool,
     pub cabac: bool,
-    pub intra_refresh: bool,
-    pub reference_invalidation: bool,
     pub macroblocks_per_second: u32,
     pub engines: u32,
 }
@@ -40,8 +38,6 @@ impl Caps {
             custom_vbv: number(C::NV_ENC_CAPS_SUPPORT_CUSTOM_VBV_BUF_SIZE) != 0,
             dynamic_bitrate: number(C::NV_ENC_CAPS_SUPPORT_DYN_BITRATE_CHANGE) != 0,
             cabac: number(C::NV_ENC_CAPS_SUPPORT_CABAC) != 0,
-            intra_refresh: number(C::NV_ENC_CAPS_SUPPORT_INTRA_REFRESH) != 0,
-            reference_invalidation: number(C::NV_ENC_CAPS_SUPPORT_REF_PIC_INVALIDATION) != 0,
             macroblocks_per_second: number(C::NV_ENC_CAPS_MB_PER_SEC_MAX),
             engines: number(C::NV_ENC_CAPS_NUM_ENCODER_ENGINES),
         }
@@ -85,10 +81,11 @@ impl Plan {
             0 => caps.max_b_frames,
             gop => caps.max_b_frames.min(gop - 1),
         };
+        let (width, height) = config.coded_size();
         Self {
             codec: config.codec,
-            width: config.shape.width.next_multiple_of(2),
-            height: config.shape.height.next_multiple_of(2),
+            width,
+            height,
             frame_rate: config.frame_rate,
             rate: config.rate,
             gop: config.gop,
@@ -203,7 +200,8 @@ impl Plan {
                 rc.rateControlMode = Mode::NV_ENC_PARAMS_RC_VBR;
                 rc.averageBitRate = 0;
                 rc.maxBitRate = 0;
-                rc.targetQuality = quality;
+                // 0 would leave the choice to the driver (nvEncodeAPI.h); ours is the best quality.
+                rc.targetQuality = quality.max(1);
                 rc.targetQualityLSB = 0;
             }
         }
@@ -488,6 +486,10 @@ mod tests {
             (nv.rcParams.averageBitRate, nv.rcParams.targetQuality),
             (0, 23)
         );
+        // 0 is the best quality here, and "automatic" in nvEncodeAPI.h, which has 1 to 51.
+        wanted.rate = RateControl::Quality(0);
+        Plan::new(&wanted, &caps()).apply(&mut nv, &caps());
+        assert_eq!(nv.rcParams.targetQuality, 1);
         assert_eq!((nv.rcParams.multiPass.0, nv.rcParams.enableAQ()), (0, 1));
         assert_eq!(nv.rcParams.vbvBufferSize, 0);
     }

@@ -73,8 +73,6 @@ pub struct Session {
     given: u64,
     force_next: bool,
     ended: bool,
-    /// Pictures that found no slot because the driver keeps all of them.
-    pub starved: u64,
 }
 
 #[allow(unsafe_code)] // calls through the driver's tables; each block says why the arguments hold
@@ -123,7 +121,6 @@ impl Session {
             given: 0,
             force_next: false,
             ended: false,
-            starved: 0,
         };
         match session.prepare(config) {
             Ok(()) => Ok(session),
@@ -156,14 +153,13 @@ impl Session {
             return Err(Failure {
                 call: "upload",
                 status: 0,
-                detail: reason,
-                lost: true,
+                detail: reason.to_owned(),
             });
         }
         if self.in_flight.len() == self.outputs.len() {
             // The driver keeps every slot and gives nothing back. Waiting would be a standstill; the
             // picture is left out, and whoever counts silent pictures decides.
-            self.starved += 1;
+            self.force_next |= picture.force_key;
             return Ok(());
         }
         let index = picture
@@ -260,7 +256,6 @@ impl Session {
             call: Call::Encode.name(),
             status: ENCODER_BUSY,
             detail: format!("ENCODER_BUSY (18): still busy after {BUSY_ATTEMPTS} attempts"),
-            lost: false,
         })
     }
 
@@ -491,7 +486,6 @@ impl Session {
                 call: call.name(),
                 status: code,
                 detail: String::new(),
-                lost: false,
             });
         }
         if code == 0 {

@@ -182,7 +182,6 @@ impl Worker {
             call: self.mailbox.watch.current().name(),
             status: -1,
             detail: detail.to_owned(),
-            lost: true,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::frame::{FillError, FrameView, MappedMemory};
 pub(super) struct Uploader {
     pub(super) converter: Converter,
     pub(super) copied: Handle,
-    pub(super) host: Option<HostStaging>,
+    pub(super) host: HostStaging,
     pub(super) pin: Pin,
     pub(super) last_frame: Option<u32>,
     pub(super) probe_host: *mut u8,
@@ -23,11 +23,23 @@ pub(super) struct Uploader {
 }
 
 /// Two sets of pinned planes, used in turn: one is converted into while the other is on its way.
+/// Null until the staged path is taken.
 pub(super) struct HostStaging {
     pub(super) planes: [*mut u8; 2],
     pub(super) copied: [Handle; 2],
     pub(super) in_use: [bool; 2],
     pub(super) next: usize,
+}
+
+impl Default for HostStaging {
+    fn default() -> Self {
+        Self {
+            planes: [std::ptr::null_mut(); 2],
+            copied: [std::ptr::null_mut(); 2],
+            in_use: [false; 2],
+            next: 0,
+        }
+    }
 }
 
 pub(super) enum Pin {
@@ -62,7 +74,7 @@ impl Device {
         if !*open {
             return Err(FillError::Upload("the encoder is closed".to_owned()));
         }
-        if self.broken.load(Ordering::Acquire) {
+        if self.broken().is_some() {
             return Ok(());
         }
         let mut uploader = self.lock_uploader();
@@ -96,20 +108,13 @@ impl Device {
     }
 
     pub(super) fn break_off(&self, reason: String) {
-        *self
-            .broken_by
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(reason);
-        // Release: the reason is there for whoever sees the flag.
-        self.broken.store(true, Ordering::Release);
+        // What comes after the first reason is a consequence of it.
+        let _ = self.broken.set(reason);
     }
 
     /// Why uploads have failed for good, if they have.
-    pub fn broken(&self) -> Option<String> {
-        self.broken
-            .load(Ordering::Acquire)
-            .then(|| self.broken_by.lock().ok()?.clone())
-            .flatten()
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
     }
 
     fn upload_frame(
@@ -176,11 +181,9 @@ impl Device {
         view: &FrameView<'_>,
         target: Nv12Memory,
     ) -> Result<bool, CudaError> {
-        if uploader.host.is_none() {
-            uploader.host = Some(self.new_host_staging()?);
-        }
+        self.take_host_staging(uploader)?;
         let converter = uploader.converter;
-        let host = uploader.host.as_mut().expect("made above");
+        let host = &mut uploader.host;
         let at = host.next;
         if host.in_use[at] && !self.wait_for(host.copied[at])? {
             return Ok(false);
@@ -189,7 +192,7 @@ impl Device {
         let (luma, chroma) = (self.luma_stride(), self.chroma_stride());
         let (luma_bytes, chroma_bytes) = (luma * self.height, chroma * self.height / 2);
         let base = host.planes[at];
-        // SAFETY: `new_host_staging` took luma and two chroma planes there; the last copy out of
+        // SAFETY: `take_host_staging` took luma and two chroma planes there; the last copy out of
         // them is done, and nobody else has the pointers.
         let (y, u, v) = unsafe {
             (

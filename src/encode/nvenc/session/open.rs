@@ -149,7 +149,6 @@ impl Session {
             call: Call::GetFormats.name(),
             status: 0,
             detail: "NV12 is not among the input formats".to_owned(),
-            lost: false,
         })
     }
 
