@@ -213,7 +213,7 @@ mod check {
                 .fill(&view, surface)
                 .map_err(|error| error.to_string())?;
             if let Some(reason) = device.broken() {
-                return Err(reason);
+                return Err(reason.to_owned());
             }
             let got = device.read_back(surface).map_err(words)?;
             let stride = frame.left.stride as usize;
@@ -315,7 +315,7 @@ mod check {
             copies.push(started.elapsed());
         }
         if let Some(reason) = device.broken() {
-            return Err(reason);
+            return Err(reason.to_owned());
         }
         if fills.is_empty() {
             return Err(format!("{late} uploads, and all of them late"));
