@@ -4,13 +4,15 @@
 mod common;
 mod nats_support;
 
+use std::net::TcpListener;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use common::{LIMIT, expect_exit, finish, streamer};
-use nats_support::{Server, Stage, wait_for};
+use nats_support::{Guard, Server, Stage, accept, wait_for};
 use serde_json::{Value, json};
 
-fn command(server: &Server, arguments: &[&str]) -> std::process::Output {
+fn command(server: &Server, arguments: &[&str]) -> Output {
     finish(
         streamer()
             .args(arguments)
@@ -29,6 +31,32 @@ fn ctl(server: &Server, stage: &Stage, arguments: &str, exit: i32) -> Value {
     let output = command(server, &all);
     let text = expect_exit(&output, exit);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{arguments}: {e}\n{text}"))
+}
+
+/// Runs a command while `answer` says what is answered to whom.
+fn answered(
+    server: &Server,
+    arguments: &[&str],
+    answer: impl Fn(&str) -> Option<Vec<u8>>,
+) -> Output {
+    let (nats, messages) = server.client();
+    for subject in ["$SRV.PING.>", "$SRV.INFO.>", "cvmmap.>"] {
+        nats.subscribe(subject, None).unwrap();
+    }
+    // It comes behind the subscriptions.
+    nats.publish("cvmmap.ready", None, b"");
+    messages.recv_timeout(LIMIT).expect("a message of our own");
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| command(server, arguments));
+        while !asking.is_finished() {
+            let asked = messages.recv_timeout(Duration::from_millis(20)).ok();
+            let answer = asked.and_then(|asked| Some((answer(&asked.subject)?, asked.reply?)));
+            if let Some((bytes, reply)) = answer {
+                nats.publish(&reply, None, &bytes);
+            }
+        }
+        asking.join().expect("the command")
+    })
 }
 
 #[test]
@@ -53,8 +81,20 @@ fn every_way_of_no_answer_has_its_code_and_words() {
     let (nats, messages) = server.client();
     let subject = format!("cvmmap.{}.producer.>", stage.key());
     nats.subscribe(&subject, None).unwrap();
-    let reply = ctl(&server, &stage, "info --timeout-ms 200", 124);
-    assert_eq!(reply["error"], "no-answer");
+    nats.subscribe(&format!("cvmmap.{}.streamer.>", stage.key()), None)
+        .unwrap();
+    // An encoder is given its three seconds, whatever the limit.
+    for (action, millis) in [
+        ("info", 200),
+        ("stats", 200),
+        ("keyframe", 200),
+        ("bitrate 1M", 4000),
+    ] {
+        let reply = ctl(&server, &stage, &format!("{action} --timeout-ms 200"), 124);
+        assert_eq!(reply["error"], "no-answer");
+        let words = reply["message"].as_str().expect("words");
+        assert!(words.ends_with(&format!("within {millis} ms")), "{words}");
+    }
     let answers: [(&str, &[u8], i32, &str); 4] = [
         ("info", &[0xFF, 0xFF], 7, "bad-reply"),
         ("info", &[0x08, 0x01], 7, "unknown-cmd"),
@@ -97,13 +137,78 @@ fn every_way_of_no_answer_has_its_code_and_words() {
 }
 
 #[test]
+fn descriptions_that_cannot_be_used_are_told_and_not_taken_for_nobody() {
+    let server = Server::running();
+    let garbage = |subject: &str| subject.starts_with("$SRV.PING").then(|| b"[]".to_vec());
+    for arguments in [&["discover"][..], &["ctl", "info"]] {
+        let text = expect_exit(&answered(&server, arguments, garbage), 7);
+        assert!(
+            text.contains("left out: an answer to PING is none"),
+            "{text}"
+        );
+    }
+    let output = answered(&server, &["ctl", "--json", "info"], garbage);
+    let reply: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(reply["error"], "bad-reply");
+}
+
+#[test]
+fn what_others_say_has_nothing_that_a_terminal_obeys() {
+    let server = Server::running();
+    // Escape sequences of ECMA-48 in both forms: ESC ] and the single character CSI.
+    const ODD: &str = "\x1b]0;x\x07\u{9b}2Jend";
+    let answer = |subject: &str| {
+        let service = json!({
+            "name": "cvmmap_producer", "id": "A", "version": "0.1.0",
+            "metadata": {
+                "instance_name": "cam", "nats_target_key": "cvmmap_cam", "shm_name": "cvmmap_cam",
+                "zmq_addr": "ipc:///tmp/cam", "backend": ODD, "build_tag": ODD,
+            },
+        });
+        let refusal = json!({"ok": false, "code": 422, "error": ODD});
+        Some(match subject {
+            "cvmmap.cvmmap_cam.producer.source.playlist.info" => {
+                // PlaylistResponse: playlist_info = 2, in which has_playlist = 1 and paths = 2.
+                let mut list = vec![0x08, 1, 0x12, ODD.len() as u8];
+                list.extend(ODD.bytes());
+                let mut reply = vec![0x12, list.len() as u8];
+                reply.extend(list);
+                reply
+            }
+            "cvmmap.cvmmap_cam.streamer.keyframe" => refusal.to_string().into_bytes(),
+            _ if subject.starts_with("$SRV") => service.to_string().into_bytes(),
+            _ => return None,
+        })
+    };
+    let patient = "ctl --input-uri cam --timeout-ms 60000";
+    for (arguments, exit) in [
+        ("discover --timeout-ms 3000".to_owned(), 0),
+        (format!("{patient} playlist"), 0),
+        (format!("{patient} keyframe"), 7),
+        (format!("{patient} --json playlist"), 0),
+        (format!("{patient} --json keyframe"), 7),
+    ] {
+        let words: Vec<_> = arguments.split(' ').collect();
+        let output = answered(&server, &words, answer);
+        let text = expect_exit(&output, exit);
+        assert!(text.contains("2Jend"), "{text}");
+        let obeyed = |c: char| c.is_control() && c != '\n';
+        assert_eq!(text.find(obeyed), None, "{arguments}: {text:?}");
+        if arguments.ends_with("--json playlist") {
+            let reply: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert_eq!(reply["paths"], json!([ODD]), "nothing is lost in JSON");
+        }
+    }
+}
+
+#[test]
 fn a_producer_is_found_described_and_controlled() {
     let (stage, server) = (Stage::new(), Server::running());
-    let sim = stage.sim(
+    let mut sim = stage.sim(
         &server,
         "--width 160 --height 96 --frames 40 --fps 20 --ending loop --media-time --camera --bodies 1",
     );
-    let found = wait_for("the producer", || {
+    let found = sim.wait_for("the producer", || {
         let output = command(&server, &["discover", "--json"]);
         let all: Value = serde_json::from_slice(&output.stdout).ok()?;
         all.get(0).cloned()
@@ -153,12 +258,14 @@ fn a_producer_is_found_described_and_controlled() {
 #[test]
 fn several_producers_are_listed_with_how_to_choose() {
     let (one, two, server) = (Stage::new(), Stage::new(), Server::running());
-    let _sims = [&one, &two].map(|stage| stage.sim(&server, "--width 64 --height 64 --fps 5"));
-    wait_for("both", || {
-        let output = command(&server, &["discover", "--json"]);
-        let all: Value = serde_json::from_slice(&output.stdout).ok()?;
-        (all.as_array()?.len() == 2).then_some(())
-    });
+    let mut sims = [&one, &two].map(|stage| stage.sim(&server, "--width 64 --height 64 --fps 5"));
+    for (n, sim) in (1..).zip(&mut sims) {
+        sim.wait_for(&format!("{n} producers"), || {
+            let output = command(&server, &["discover", "--json"]);
+            let all: Value = serde_json::from_slice(&output.stdout).ok()?;
+            (all.as_array()?.len() >= n).then_some(())
+        });
+    }
     let output = command(
         &server,
         &["--input-uri", "discover:", "--run-mode", "ingest"],
@@ -177,15 +284,15 @@ fn several_producers_are_listed_with_how_to_choose() {
 #[test]
 fn discover_attaches_to_the_one_producer_even_if_it_comes_late() {
     let (stage, mut server) = (Stage::new(), Server::absent());
-    let run = nats_support::Guard::spawn(
+    let run = Guard::spawn(
         streamer()
             .args(
                 "--input-uri discover: --run-mode ingest --ingest-max-frames 5 --nats-url"
                     .split(' '),
             )
             .arg(server.url())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped()),
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
     );
     server.start();
     let _sim = stage.sim(&server, "--width 64 --height 64 --fps 10");
@@ -203,6 +310,45 @@ fn discover_attaches_to_the_one_producer_even_if_it_comes_late() {
         ],
     );
     expect_exit(&idle, 124);
+}
+
+/// A streamer that looks for a producer which is not there.
+fn searching(stage: &Stage, server: &Server) -> Guard {
+    let arguments = "--input-uri discover: --run-mode ingest --nats-url";
+    Guard::spawn_with_log(
+        streamer().args(arguments.split(' ')).arg(server.url()),
+        stage.path("search.log"),
+    )
+}
+
+#[test]
+fn discovery_keeps_its_connection_while_it_looks() {
+    let (stage, server) = (Stage::new(), Server::running());
+    let (nats, messages) = server.client();
+    nats.subscribe("$SRV.PING.cvmmap_producer", None).unwrap();
+    let run = searching(&stage, &server);
+    // The server pings a connection within its first seconds: one that is let go hears it.
+    for _ in 0..4 {
+        messages.recv_timeout(LIMIT).expect("another look");
+    }
+    let text = expect_exit(&run.interrupt(), 0);
+    assert!(!text.contains("the NATS server is gone"), "{text}");
+}
+
+#[test]
+fn discovery_has_four_attempts_at_a_silent_server_at_most() {
+    let stage = Stage::new();
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut run = searching(&stage, &Server::played(&silent));
+    let _attempts = [(); 4].map(|()| accept(&silent));
+    let log = stage.path("search.log");
+    run.wait_for("the end of its patience", || {
+        let said = std::fs::read_to_string(&log).ok()?;
+        said.contains("earlier attempts still hang").then_some(())
+    });
+    silent.set_nonblocking(true).expect("a socket");
+    assert!(silent.accept().is_err(), "a fifth attempt");
+    expect_exit(&run.interrupt(), 0);
 }
 
 #[test]

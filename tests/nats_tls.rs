@@ -11,7 +11,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use common::{Scene, expect_exit, finish, streamer};
-use nats_support::{Guard, Server, expect_frames, json, wait_for};
+use nats_support::{Guard, Server, accept, dummy, expect_frames, json, wait_for};
 use nkeys::KeyPair;
 
 const SECRET: &str = "s3same!0pen";
@@ -107,26 +107,6 @@ fn refused(output: &Output, words: &str) -> String {
     answer["error"].as_str().expect("an error").to_owned()
 }
 
-/// The built-in producer.
-fn dummy(scene: &Scene, frames: u32, arguments: &[&str]) -> Guard {
-    Guard::spawn(
-        streamer()
-            .args(scene.names())
-            .args(["--dummy-frames", &frames.to_string()])
-            .args(
-                "--input-mode dummy --dummy-label cam --dummy-width 160 --dummy-height 96 \
-                 --dummy-fps 10 --codec h264 --encoder software --no-status"
-                    .split_whitespace(),
-            )
-            .args(arguments)
-            .arg("--report-json")
-            .arg(scene.path("report.json"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped()),
-    )
-}
-
 #[test]
 fn a_stream_is_served_over_tls_with_a_password_also_after_an_outage() {
     let scene = Scene::new();
@@ -207,10 +187,10 @@ fn tls_wants_a_valid_certificate_for_the_host_from_the_right_authority() {
     let plain = serving(&[], &login);
     let output = ask(&of(&plain), &["--nats-ca", &own], None);
     assert_eq!(refused(&output, "does not speak it"), "tls");
-    let absent = Server::absent().port;
+    let absent = Server::absent();
     let list = format!(
-        "nats://me:{SECRET}@localhost:{},tls://localhost:{absent}",
-        plain.port
+        "nats://me:{SECRET}@localhost:{},tls://localhost:{}",
+        plain.port, absent.port
     );
     refused(&ask(&list, &["--nats-ca", &own], None), "localhost");
     let plainly = of(&plain).replace("tls://", "nats://");
@@ -228,7 +208,7 @@ fn overhear(url: impl Fn(u16) -> String, info: &str, enough: impl Fn(&[u8]) -> b
             .stdout(Stdio::null())
             .stderr(Stdio::null()),
     );
-    let (mut socket, _) = listener.accept().expect("the client connects");
+    let mut socket = accept(&listener);
     socket
         .write_all(format!("INFO {info}\r\n").as_bytes())
         .expect("INFO");

@@ -14,7 +14,7 @@ use cvmmap_streamer::sink::rtmp::RtmpSinkConfig;
 
 use rtmp_support::peer::{Nginx, Tag, new_ffmpeg, read_flv, wait_for_file, wait_for_port};
 use rtmp_support::{
-    Child, Driver, Film, Guest, HEIGHT, LIMIT, WIDTH, config, free_port, probe, run,
+    Child, Driver, Film, Guest, HEIGHT, LIMIT, WIDTH, config, probe, reserve_tcp, run,
 };
 
 /// Publishes the whole film to a server, and says goodbye.
@@ -167,7 +167,8 @@ fn a_new_ffmpeg_decodes_every_picture_of_all_three_packagings() {
             let film = Film::with_options(packaging.codec(), 40, 20, b_frames);
             let dir = tempfile::tempdir().unwrap();
             let (stream, received) = (dir.path().join("film"), dir.path().join("received"));
-            let port = free_port();
+            let hold = reserve_tcp();
+            let port = hold.port;
             let mut listener = ffmpeg_listens(&ffmpeg, port, &received);
             // The listener takes one connection: trying the port out would use it up.
             let mut driver = Driver::open(config(port, "live/key", packaging));

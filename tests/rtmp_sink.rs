@@ -13,7 +13,7 @@ use cvmmap_streamer::pipeline::stop::StopReason;
 use cvmmap_streamer::sink::rtmp::RtmpSinkConfig;
 use cvmmap_streamer::sink::{Sent, Sink, SinkError};
 
-use rtmp_support::{Driver, Film, Guest, LIMIT, Received, config, free_port};
+use rtmp_support::{Driver, Film, Guest, LIMIT, Received, config, reserve_tcp};
 
 fn listen() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -51,7 +51,8 @@ fn refused(
 
 #[test]
 fn an_absent_server_is_retried_as_often_as_allowed() {
-    let port = free_port();
+    let absent = reserve_tcp();
+    let port = absent.port;
     let mut driver = Driver::open(RtmpSinkConfig {
         max_retries: 2,
         ..quick(port)

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 #[allow(unused_imports)] // as above
-pub use ports::{free_port_pair, free_tcp_port};
+pub use ports::{Reserved, free_port_pair, reserve_tcp};
 
 /// The streamer as built for this test run.
 pub fn streamer() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cvmmap_streamer"));
-    command.env_remove("RUST_LOG").env_remove("CVMMAP_RTMP_URL");
+    for variable in ["RUST_LOG", "CVMMAP_RTMP_URL", "CVMMAP_NATS_URL"] {
+        command.env_remove(variable);
+    }
     command
 }
 

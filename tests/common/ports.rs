@@ -2,10 +2,37 @@
 
 #![allow(dead_code)] // each test uses its part
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The next even port of this process, below those that the system gives to sockets that name none
+use socket2::{Domain, Socket, Type};
+
+/// A TCP port of 127.0.0.1 that nobody else is given while this lives. Connecting to it is refused
+/// until the program that it is meant for listens there, which needs `SO_REUSEADDR` for that: Go's
+/// and Rust's standard libraries, nginx and ffmpeg set it.
+#[derive(Debug)]
+pub struct Reserved {
+    /// Bound and never listening. A socket that listened for a moment would go on to accept for
+    /// nobody where a program that was started meanwhile has a copy of it.
+    _hold: Socket,
+    pub port: u16,
+}
+
+pub fn reserve_tcp() -> Reserved {
+    let reserve = || {
+        let hold = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        hold.set_reuse_address(true)?;
+        hold.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let address = hold.local_addr()?.as_socket();
+        Ok::<_, std::io::Error>(Reserved {
+            port: address.expect("an IPv4 socket").port(),
+            _hold: hold,
+        })
+    };
+    reserve().expect("a free TCP port")
+}
+
+/// The next even UDP port of this process, below those that the system gives to sockets that name none
 /// (ip_local_port_range, from 32768): one of these would be gone again before the program that it is
 /// meant for has bound it.
 fn candidates() -> impl Iterator<Item = u16> {
@@ -16,12 +43,6 @@ fn candidates() -> impl Iterator<Item = u16> {
         10_000 + (of_process.wrapping_add(next) % 20_000) as u16
     })
     .take(5000)
-}
-
-pub fn free_tcp_port() -> u16 {
-    candidates()
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free TCP port")
 }
 
 /// An even UDP port whose successor is free as well: RTP and RTCP.

@@ -5,8 +5,9 @@
 #[path = "../testkit/src/nats.rs"]
 pub mod nats;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,14 +17,18 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::common::{LIMIT, finish_child, streamer, testkit};
+use crate::common::{LIMIT, Reserved, Scene, finish_child, reserve_tcp, streamer, testkit};
 
 /// A child that does not outlive its test.
-pub struct Guard(pub Option<Child>);
+pub struct Guard {
+    child: Option<Child>,
+    /// Where its standard error goes, if that is a file.
+    log: Option<PathBuf>,
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
+        if let Some(child) = &mut self.child {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -33,21 +38,62 @@ impl Drop for Guard {
 impl Guard {
     pub fn spawn(command: &mut Command) -> Self {
         let child = command.spawn();
-        Self(Some(child.unwrap_or_else(|e| panic!("{command:?}: {e}"))))
+        Self {
+            child: Some(child.unwrap_or_else(|e| panic!("{command:?}: {e}"))),
+            log: None,
+        }
+    }
+
+    /// Without any input or output but standard error, which goes to a file.
+    pub fn spawn_with_log(command: &mut Command, log: PathBuf) -> Self {
+        let file = File::create(&log).expect("a file");
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut guard = Self::spawn(quiet.stderr(file));
+        guard.log = Some(log);
+        guard
     }
 
     pub fn id(&self) -> u32 {
-        self.0.as_ref().expect("it runs").id()
+        self.child.as_ref().expect("it runs").id()
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(self.0.as_ref().expect("it runs"));
+        let pid = Pid::from_child(self.child.as_ref().expect("it runs"));
         kill_process(pid, signal).expect("a running child");
+    }
+
+    /// As [`wait_for`], for what this program has to bring about: if it ends before that, its own
+    /// words say why.
+    #[track_caller]
+    pub fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        wait_for(what, || {
+            let found = look();
+            if found.is_none() {
+                self.expect_running(what);
+            }
+            found
+        })
+    }
+
+    fn expect_running(&mut self, what: &str) {
+        let child = self.child.as_mut().expect("not taken out");
+        if let Some(status) = child.try_wait().expect("a child of ours") {
+            panic!("waiting for {what}: the program ended, {status}\n{}", self.said());
+        }
+    }
+
+    /// What it has written to its log.
+    fn said(&self) -> String {
+        let log = self.log.as_ref().map(std::fs::read);
+        let bytes = log.and_then(Result::ok).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Waits for the end.
     pub fn finish(mut self) -> Output {
-        finish_child(self.0.take().expect("it runs"))
+        let mut output = finish_child(self.child.take().expect("it runs"));
+        output.stderr.extend(self.said().into_bytes());
+        output
     }
 
     pub fn interrupt(self) -> Output {
@@ -56,7 +102,7 @@ impl Guard {
     }
 
     pub fn kill(mut self) {
-        let mut child = self.0.take().expect("it runs");
+        let mut child = self.child.take().expect("it runs");
         child.kill().expect("a running child");
         child.wait().expect("its end");
     }
@@ -66,14 +112,29 @@ impl Guard {
 pub struct Server {
     child: Option<Guard>,
     pub port: u16,
+    /// None where a test listens there itself.
+    _hold: Option<Reserved>,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
     /// A port, and nobody there yet.
     pub fn absent() -> Self {
+        let hold = reserve_tcp();
+        Self::at(hold.port, Some(hold))
+    }
+
+    /// A test that listens there in the server's place.
+    pub fn played(listener: &TcpListener) -> Self {
+        Self::at(listener.local_addr().expect("an address").port(), None)
+    }
+
+    fn at(port: u16, hold: Option<Reserved>) -> Self {
         Self {
             child: None,
-            port: crate::common::free_tcp_port(),
+            port,
+            _hold: hold,
+            folder: tempfile::tempdir().expect("a temporary folder"),
         }
     }
 
@@ -87,30 +148,19 @@ impl Server {
         self.start_with(&[]);
     }
 
-    /// Until it greets: something that only takes the connection is not the server, and one that has
-    /// ended since is started again.
+    /// Until it greets by its name: whoever else is there is not the server.
     pub fn start_with(&mut self, more: &[&str]) {
-        let start = || {
-            Guard::spawn(
-                Command::new("nats-server")
-                    .args(["-a", "127.0.0.1", "-p", &self.port.to_string()])
-                    .args(more)
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null()),
-            )
-        };
-        let mut child = start();
-        wait_for("the NATS server", || {
-            let ended = child.0.as_mut()?.try_wait();
-            if let Some(status) = ended.expect("a child of ours") {
-                eprintln!(
-                    "nats-server at port {} ended by itself: {status}",
-                    self.port
-                );
-                child = start();
-                return None;
-            }
-            (greets(self.port) && greets(self.port)).then_some(())
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test_{}_{number}", std::process::id());
+        let mut child = Guard::spawn_with_log(
+            Command::new("nats-server")
+                .args(["-a", "127.0.0.1", "-p", &self.port.to_string()])
+                .args(["--name", &name])
+                .args(more),
+            self.folder.path().join(format!("{name}.log")),
+        );
+        child.wait_for("the NATS server", || {
+            greets(self.port, &name).then_some(())
         });
         self.child = Some(child);
     }
@@ -124,18 +174,51 @@ impl Server {
     }
 
     pub fn client(&self) -> (nats::Nats, Receiver<nats::Message>) {
-        nats::Nats::connect(&self.url()).expect("the server is there")
+        let what = "a client of the NATS server";
+        wait_for(what, || nats::Nats::connect(&self.url()).ok())
     }
 }
 
-/// Whether a NATS server says its first line there (client protocol documentation, INFO).
-fn greets(port: u16) -> bool {
+/// Whether the NATS server of that name says its first line there (client protocol documentation,
+/// INFO).
+fn greets(port: u16, name: &str) -> bool {
     let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else {
         return false;
     };
+    let limit = stream.set_read_timeout(Some(Duration::from_secs(1)));
+    limit.expect("a socket takes a limit");
     let mut line = String::new();
     let read = BufReader::new(stream).read_line(&mut line);
-    read.is_ok() && line.starts_with("INFO ")
+    let named = format!("\"server_name\":\"{name}\"");
+    read.is_ok() && line.starts_with("INFO ") && line.contains(&named)
+}
+
+/// The next connection that is made to `listener`.
+pub fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).expect("a socket");
+    let (stream, _) = wait_for("a connection", || listener.accept().ok());
+    stream.set_nonblocking(false).expect("a socket");
+    stream
+}
+
+/// The built-in producer at a rate that a loaded machine keeps up with; 0 frames are no limit.
+pub fn dummy(scene: &Scene, frames: u32, arguments: &[&str]) -> Guard {
+    Guard::spawn(
+        streamer()
+            .args(scene.names())
+            .args(["--dummy-frames", &frames.to_string()])
+            .args(
+                "--input-mode dummy --dummy-label cam --dummy-width 160 --dummy-height 96 \
+                 --dummy-fps 10 --codec h264 --encoder software --no-status"
+                    .split_whitespace(),
+            )
+            .args(arguments)
+            .arg("--report-json")
+            .arg(scene.path("report.json"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    )
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -180,15 +263,14 @@ impl Stage {
 
     /// A producer: `cvmmap_sim` with this stage's names.
     pub fn sim(&self, server: &Server, arguments: &str) -> Guard {
-        Guard::spawn(
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Guard::spawn_with_log(
             testkit("cvmmap_sim")
                 .args(["--label", &self.label, "--nats-url", &server.url()])
                 .arg("--prefix")
                 .arg(self.folder.path())
-                .args(arguments.split_whitespace())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
+                .args(arguments.split_whitespace()),
+            self.path(&format!("sim_{number}.log")),
         )
     }
 
@@ -266,22 +348,29 @@ pub fn json(path: &Path) -> Value {
 #[track_caller]
 pub fn expect_frames(report: &Value, announced: u64) {
     let number = |value: &Value| value.as_u64().expect("a number");
-    let read = number(&report["frames"]);
-    let late: u64 = [
-        "skipped",
-        "too_late",
-        "torn_metadata",
-        "torn_payload",
-        "no_surface",
-    ]
-    .map(|name| number(&report["source"][name]))
-    .iter()
-    .sum();
+    let (read, evicted) = (number(&report["frames"]), number(&report["evicted"]));
+    let late = left_out(report) - evicted;
     assert_eq!(read + late, announced, "{report:#}");
     let coded = number(&report["encode"]["access_units"]);
-    assert_eq!(coded + number(&report["evicted"]), read, "{report:#}");
+    assert_eq!(coded + evicted, read, "{report:#}");
     assert!(coded >= announced / 2, "{report:#}");
     println!("{coded} of {announced} frames coded");
+}
+
+/// Frames that a streamer was too slow for.
+pub fn left_out(report: &Value) -> u64 {
+    let source = &report["source"];
+    [
+        &source["skipped"],
+        &source["too_late"],
+        &source["torn_metadata"],
+        &source["torn_payload"],
+        &source["no_surface"],
+        &report["evicted"],
+    ]
+    .map(|count| count.as_u64().expect("a number"))
+    .iter()
+    .sum()
 }
 
 /// Looks again and again until there is something.
@@ -297,15 +386,13 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// KiB that a process has resident.
-pub fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
-    status
+/// KiB that a process has resident; none once it has ended.
+pub fn resident_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|number| number.parse().ok())
-        .expect("VmRSS")
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// A picture of a dump, with what its embedded time stamp says.

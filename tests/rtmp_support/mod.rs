@@ -220,7 +220,7 @@ pub fn probe(file: &std::path::Path) -> (String, u32, u32, usize) {
 }
 
 #[allow(unused_imports)] // each test file uses its own part
-pub use ports::free_tcp_port as free_port;
+pub use ports::{Reserved, reserve_tcp};
 
 /// Ends its child with the test, also when the test fails.
 pub struct Child(pub std::process::Child);

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Child, LIMIT, free_port};
+use super::{Child, LIMIT, Reserved, reserve_tcp};
 
 /// nginx that records what is published under `live/`.
 pub struct Nginx {
     pub port: u16,
+    _hold: Reserved,
     pub dir: tempfile::TempDir,
     pub child: Child,
 }
@@ -20,9 +21,15 @@ impl Nginx {
     /// If nginx or its RTMP module is not installed (Debian: libnginx-mod-rtmp).
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let hold = reserve_tcp();
+        let port = hold.port;
         let child = Self::launch(dir.path(), port);
-        Self { port, dir, child }
+        Self {
+            port,
+            _hold: hold,
+            dir,
+            child,
+        }
     }
 
     /// Anew on the same port, after the child was ended.

@@ -13,6 +13,7 @@
 //! | [`rtmp`] | the server side of RTMP; [`rtmp::server::Server`] is a whole run |
 //! | [`mod@bench`] | the pacer and the receiver of the comparison with other programs |
 //! | [`faults`] | the fault suite: the streamer as a black box |
+//! | [`ports`] | ports for programs that a run starts; the tests of all packages share it |
 //!
 //! The binaries `cvmmap_sim`, `rtp_receiver_tester` and `rtmp_stub_tester` are thin wrappers of these. A test runs
 //! the same in process:
@@ -54,3 +55,6 @@ pub mod rtmp;
 
 pub mod bench;
 pub mod faults;
+
+#[path = "../../common/ports.rs"]
+pub mod ports;

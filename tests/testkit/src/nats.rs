@@ -206,6 +206,7 @@ fn subscription(sid: u64, subject: &str, group: Option<&str>) -> String {
 fn handshake(address: &str) -> io::Result<(TcpStream, BufReader<TcpStream>)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(GREETING))?;
     let mut reader = BufReader::with_capacity(1 << 16, stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -223,7 +224,10 @@ fn handshake(address: &str) -> io::Result<(TcpStream, BufReader<TcpStream>)> {
         line.clear();
         reader.read_line(&mut line)?;
         match line.trim_end() {
-            "PONG" => return Ok((stream, reader)),
+            "PONG" => {
+                stream.set_read_timeout(None)?;
+                return Ok((stream, reader));
+            }
             "" => return Err(io::ErrorKind::UnexpectedEof.into()),
             refused if refused.starts_with("-ERR") => {
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, refused));
@@ -232,6 +236,9 @@ fn handshake(address: &str) -> io::Result<(TcpStream, BufReader<TcpStream>)> {
         }
     }
 }
+
+/// Whoever takes the connection and says nothing for so long is no server.
+const GREETING: Duration = Duration::from_secs(10);
 
 enum Operation {
     Message(Message),

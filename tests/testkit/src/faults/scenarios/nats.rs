@@ -1,6 +1,6 @@
 //! A control plane that dies, comes back, and talks nonsense.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use crate::faults::process::Process;
 use crate::faults::rig::{Fail, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 use crate::nats::Nats;
+use crate::ports::reserve_tcp;
 
 pub const NATS_LOST: Scenario = Scenario {
     name: "nats_lost",
@@ -64,7 +65,8 @@ fn nats_lost(case: &mut Case) -> Result<(), Fail> {
         case.skipped = Some("nats-server is not installed (scripts/setup.sh --test)".to_owned());
         return Ok(());
     }
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let hold = reserve_tcp();
+    let port = hold.port;
     let mut running = server(port)?;
     let url = format!("nats://127.0.0.1:{port}");
     let setup = Setup::with(&["--nats-url", &url, "--body-output", "sei"]);

@@ -16,6 +16,7 @@ use crate::faults::case::Case;
 use crate::faults::process::Process;
 use crate::faults::rig::{Fail, Outcome, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
+use crate::ports::reserve_tcp;
 use crate::rtmp::report::Report;
 use crate::rtmp::server::{Faults, Options, Server};
 use crate::rtmp::video::Mode;
@@ -97,8 +98,9 @@ pub const RTMP_REFUSED: Scenario = Scenario {
 };
 
 fn rtmp_refused(case: &mut Case) -> Result<(), Fail> {
-    // A port that was free a moment ago refuses.
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    // Bound and without a listener, it refuses.
+    let hold = reserve_tcp();
+    let address = SocketAddr::from(([127, 0, 0, 1], hold.port));
     let mut rig = Rig::start(case, setup(address), "streamer")?;
     let from = Instant::now();
     rig.run(2.0)?;
@@ -181,7 +183,8 @@ pub const RTMP_RESTARTED: Scenario = Scenario {
 const GOP: u64 = 30;
 
 fn rtmp_restarted(case: &mut Case) -> Result<(), Fail> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let hold = reserve_tcp();
+    let port = hold.port;
     let tester = case.settings.itself.with_file_name("rtmp_stub_tester");
     let mut first = Process::spawn(
         Command::new(tester)
