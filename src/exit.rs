@@ -44,7 +44,7 @@ pub const TABLE: &[(u8, &str)] = &[
     (6, "RTMP mode mismatch (RTMP tester)"),
     (
         7,
-        "protocol validation error (testers; a peer that breaks RTMP; a refused or malformed answer: ctl)",
+        "protocol validation error (testers; a peer that breaks RTMP; a refused or malformed answer: discover, ctl)",
     ),
     (124, "timeout: nothing came in time"),
 ];

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     log_to_stderr(args.report.verbose);
     match &args.command {
         Some(Command::Ctl(args)) => cli::control::ctl(args),
-        Some(Command::Discover(args)) => cli::control::discover(args),
+        Some(Command::Discover(args)) => cli::discover::discover(args),
         Some(Command::Completions { shell }) => print_generated(match shell {
             ShellArg::Bash => cli::generated::BASH,
             ShellArg::Zsh => cli::generated::ZSH,
@@ -47,7 +47,9 @@ fn stream(args: &StreamerArgs) -> Exit {
     let mut config = match StreamerConfig::from_args(args) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("error: {error}\n\nFor all flags, try '--help'.");
+            cli::complain(&format!(
+                "error: {error}\n\nFor all flags, try '--help'."
+            ));
             return Exit::Invalid;
         }
     };
@@ -59,12 +61,12 @@ fn stream(args: &StreamerArgs) -> Exit {
     match args.encoder.gpu.as_deref().map(str::parse).transpose() {
         Ok(choice) => cvmmap_streamer::encode::nvenc::choose_gpu(choice.unwrap_or_default()),
         Err(reason) => {
-            eprintln!("error: --gpu {reason}");
+            cli::complain(&format!("error: --gpu {reason}"));
             return Exit::Invalid;
         }
     }
     if let Err(reason) = descriptors() {
-        eprintln!("error: {reason}");
+        cli::complain(&format!("error: {reason}"));
         return Exit::Pipeline;
     }
     // Before the first thread, so that all have it.
@@ -78,11 +80,11 @@ fn stream(args: &StreamerArgs) -> Exit {
     }
     let stop = StopToken::new();
     if let Err(error) = stop_on_signals(stop.clone()) {
-        eprintln!("error: signals cannot be handled: {error}");
+        cli::complain(&format!("error: signals cannot be handled: {error}"));
         return Exit::Pipeline;
     }
     if config.input == Input::Discover {
-        match cli::control::the_one_producer(&config, &stop) {
+        match cli::discover::the_one_producer(&config, &stop) {
             Ok(names) => config.input = Input::Cvmmap(names),
             Err(exit) => return exit,
         }
@@ -96,7 +98,7 @@ fn stream(args: &StreamerArgs) -> Exit {
         }
     };
     if let Some(report) = report {
-        println!("{report}");
+        cli::say(&report.to_string());
         if let Some(path) = &config.report_json
             && let Err(error) = report.write_json(path)
         {
@@ -150,15 +152,13 @@ fn stop_on_signals(stop: StopToken) -> std::io::Result<()> {
 
 /// Always 0: that there is no GPU is an answer, not a failure.
 fn gpu_info() -> Exit {
-    match GpuInfo::collect() {
-        Ok(info) => print!("{info}"),
-        Err(reason) => println!("{reason}"),
-    }
+    let info = GpuInfo::collect();
+    cli::say(&info.map_or_else(|reason| reason, |info| info.to_string()));
     Exit::Success
 }
 
 fn print_generated(text: &str) -> Exit {
-    print!("{text}");
+    cli::say(text);
     Exit::Success
 }
 

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Scene, expect_exit, finish, streamer};
+use std::process::Stdio;
+
+use common::{Scene, expect_exit, finish, finish_child, streamer};
 
 /// Arguments, the exit code, and words that the message must contain.
 type Row = (&'static str, i32, &'static [&'static str]);
@@ -184,6 +186,62 @@ fn help_version_completions_and_man_page_exit_0() {
         let text = expect_exit(&finish(streamer().args(arguments)), 0);
         assert!(text.contains(word), "{arguments:?}: no {word:?} in\n{text}");
     }
+}
+
+#[test]
+fn a_reader_that_has_gone_away_is_no_reason_to_fail() {
+    let scene = Scene::new();
+    let names = scene.names();
+    let mut stream: Vec<&str> = names.iter().map(String::as_str).collect();
+    stream.extend(
+        "--input-mode dummy --dummy-frames 3 --dummy-width 160 --dummy-height 96 --no-nats \
+         --codec h264 --encoder software"
+            .split_whitespace(),
+    );
+    for (arguments, code) in [
+        (&["man"][..], 0),
+        (&["completions", "bash"], 0),
+        (&["discover", "--json", "--nats-url", "nope://"], 2),
+        (&stream, 0),
+    ] {
+        for closed in ["stdout", "stderr"] {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            drop(reader);
+            let mut command = streamer();
+            command.args(arguments).stdin(Stdio::null());
+            match closed {
+                "stdout" => command.stdout(writer).stderr(Stdio::piped()),
+                _ => command.stderr(writer).stdout(Stdio::piped()),
+            };
+            let child = command.spawn().expect("the binary starts");
+            let output = finish_child(child);
+            expect_exit(&output, code);
+        }
+    }
+}
+
+#[test]
+fn the_variable_names_a_nats_server_and_is_no_flag_that_was_given() {
+    const VARIABLE: &str = "CVMMAP_NATS_URL";
+    let scene = Scene::new();
+    let output = finish(
+        streamer()
+            .env(VARIABLE, "nats://127.0.0.1:9")
+            .args(scene.names())
+            .args("--run-mode ingest --no-nats --ingest-idle-timeout-ms 200".split(' ')),
+    );
+    expect_exit(&output, 124);
+    let ask = |variable: &str, arguments: &[&str]| {
+        let mut command = streamer();
+        finish(command.env(VARIABLE, variable).arg("discover").args(arguments))
+    };
+    let text = expect_exit(&ask("http://u:pw@x", &[]), 2);
+    assert!(text.contains(VARIABLE) && !text.contains("pw"), "{text}");
+    let text = expect_exit(&ask("nats://127.0.0.1:9", &[]), 5);
+    assert!(text.contains("nats://127.0.0.1:9"), "{text}");
+    let flag = ["--nats-url", "nats://127.0.0.1:13"];
+    let text = expect_exit(&ask("nats://127.0.0.1:9", &flag), 5);
+    assert!(text.contains("nats://127.0.0.1:13"), "{text}");
 }
 
 #[test]

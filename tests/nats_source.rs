@@ -68,8 +68,8 @@ fn capture_times_follow_the_producers_word_and_without_one_what_is_near_now() {
     live();
     for (arguments, clock, _) in &producers {
         let arguments = format!("--width 64 --height 64 --fps 10 --wait-for-reader {arguments}");
-        let sim = stage.sim(&server, &arguments);
-        wait_for(&format!("the word of {arguments:?}"), || {
+        let mut sim = stage.sim(&server, &arguments);
+        sim.wait_for(&format!("the word of {arguments:?}"), || {
             let stats = stage.live(&client)?;
             (stats["control"]["source"]["timestamp_domain"] == *clock).then_some(())
         });

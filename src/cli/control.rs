@@ -1,21 +1,21 @@
-//! `discover` and `ctl`: what a person asks of a producer, or of a streamer beside it, over NATS.
+//! `ctl`: what a person asks of a producer, or of a streamer beside it, over NATS.
 //!
 //! Every way of not getting an answer has its own words and exit code (contract `cli.md` section
 //! 1): no server 5, nobody serves it 4, no answer in time 124, a malformed answer or a refusal 7.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::streamer::{
-    CameraAction, CtlAction, CtlArgs, DiscoverArgs, NatsArgs, PlaylistAction,
-};
-use crate::config::{self, Names, StreamerConfig};
-use crate::control::client::{Client, ControlError, LinkCounters, RETRY};
-use crate::control::discover::{Found, Producer, producers};
+use super::discover::tell_left_out;
+use super::streamer::{CameraAction, CtlAction, CtlArgs, NatsArgs, PlaylistAction};
+use super::{complain, printable, say};
+use crate::config;
+use crate::control::client::{Client, ControlError, LinkCounters};
+use crate::control::discover::{Found, producers};
 use crate::control::is_subject_token;
 use crate::control::messages::{
     ApplyPlaylistRequest, CameraControlResponse, CameraControlWriteMode, ErrorCode,
@@ -23,50 +23,19 @@ use crate::control::messages::{
     PlaylistResponse, ResetFrameCountResponse, SetCameraControlRangeRequest,
     SetCameraControlRequest,
 };
-use crate::control::server::ServerConfig;
 use crate::control::service::Action;
 use crate::control::words::{self, CameraState, Playlist, SourceInfo};
 use crate::exit::Exit;
-use crate::pipeline::stop::{StopReason, StopToken};
-use crate::source::contract::Label;
 use crate::source::target::{Target, nats_key_of};
-
-/// `cvmmap_streamer discover`.
-pub fn discover(args: &DiscoverArgs) -> Exit {
-    let limit = Duration::from_millis(args.timeout_ms);
-    let found = config::server(&args.nats)
-        .map_err(|error| Failure::Arguments(error.to_string()))
-        .and_then(|server| look(&server, limit));
-    let found = match found {
-        Ok(found) => found,
-        Err(failure) => return failure.tell(args.json),
-    };
-    for bad in &found.bad {
-        eprintln!("left out: {bad}");
-    }
-    if args.json {
-        print_json(&json!(found.producers));
-    } else {
-        print!("{}", table(&found.producers));
-    }
-    match (found.producers.is_empty(), found.bad.is_empty()) {
-        (false, _) => Exit::Success,
-        (true, false) => Exit::Protocol,
-        (true, true) => {
-            eprintln!("no producer answered within {} ms", args.timeout_ms);
-            Exit::NothingFound
-        }
-    }
-}
 
 /// `cvmmap_streamer ctl`.
 pub fn ctl(args: &CtlArgs) -> Exit {
     match Talk::begin(args).and_then(|talk| talk.act(&args.action)) {
         Ok(answer) => {
             if args.json {
-                print_json(&answer.json);
+                say_json(&answer.json);
             } else {
-                println!("{}", answer.text);
+                say(&printable(&answer.text));
             }
             Exit::Success
         }
@@ -74,102 +43,12 @@ pub fn ctl(args: &CtlArgs) -> Exit {
     }
 }
 
-/// For `--input-uri discover:`: the names of the one producer that is there. Waits for a server
-/// and a producer, as the streamer waits for a producer that it knows by name.
-///
-/// # Errors
-///
-/// The exit code, with everything said: several are there, the stop, or the idle timeout.
-pub fn the_one_producer(config: &StreamerConfig, stop: &StopToken) -> Result<Names, Exit> {
-    let Some(server) = &config.nats else {
-        return Err(Exit::Invalid);
-    };
-    let started = Instant::now();
-    let mut said = None;
-    loop {
-        let state = match look(server, DISCOVERY) {
-            Ok(found) => match &found.producers[..] {
-                [one] => {
-                    log::info!("found {} ({})", one.instance, one.shm_name);
-                    return Ok(names_of(one));
-                }
-                [] => "no producer has announced itself; waiting for one".to_owned(),
-                several => {
-                    eprintln!(
-                        "error: --input-uri discover: finds {} producers; choose one:\n{}",
-                        several.len(),
-                        table(several)
-                    );
-                    for one in several {
-                        eprintln!(
-                            "  --shm-name {} --zmq-endpoint {}",
-                            one.shm_name, one.zmq_endpoint
-                        );
-                    }
-                    return Err(Exit::Invalid);
-                }
-            },
-            Err(failure) => format!("{}; waiting for it", failure.words()),
-        };
-        if said.as_ref() != Some(&state) {
-            log::info!("--input-uri discover: {state}");
-            said = Some(state);
-        }
-        let idle = config
-            .idle_timeout
-            .is_some_and(|limit| started.elapsed() >= limit);
-        if idle {
-            log::error!("no producer came within --ingest-idle-timeout-ms");
-            return Err(Exit::Timeout);
-        }
-        if stop.wait(RETRY.min(config.idle_timeout.unwrap_or(RETRY))) {
-            return Err(match stop.reason() {
-                Some(StopReason::Signal) | None => Exit::Success,
-                Some(_) => Exit::Pipeline,
-            });
-        }
-    }
-}
-
-fn names_of(producer: &Producer) -> Names {
-    Names {
-        shm_name: producer.shm_name.clone(),
-        zmq_endpoint: producer.zmq_endpoint.clone(),
-        label: Label::new(&producer.instance).ok(),
-        nats_key: producer.nats_key.clone(),
-    }
-}
-
-fn look(server: &ServerConfig, limit: Duration) -> Result<Found, Failure> {
-    let client = Client::connect_within(server, &Arc::new(LinkCounters::default()), CONNECT)?;
-    Ok(producers(&client, limit)?)
-}
-
-fn table(producers: &[Producer]) -> String {
-    let mut text = String::new();
-    for one in producers {
-        text.push_str(&format!(
-            "{}\n  segment  {}\n  sync     {}\n  NATS key {}\n",
-            one.instance, one.shm_name, one.zmq_endpoint, one.nats_key
-        ));
-        if !one.backend.is_empty() || !one.build.is_empty() {
-            let parts = [&one.backend, &one.build].map(String::as_str);
-            let known: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-            text.push_str(&format!("  backend  {}\n", known.join(", ")));
-        }
-        if one.retired_control {
-            text.push_str("  an old producer: its control subjects are not known here\n");
-        }
-    }
-    text
-}
-
 /// Why there is no answer to show.
 #[derive(Debug)]
-enum Failure {
+pub(super) enum Failure {
     Arguments(String),
     Control(ControlError),
-    /// Nobody is there to be chosen, or several are.
+    /// Nobody is there to be chosen, several are, or none that can be used.
     Choice(Exit, String),
     /// An answer that says no: its code, and its words.
     Refused {
@@ -185,7 +64,7 @@ impl From<ControlError> for Failure {
 }
 
 impl Failure {
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         match self {
             Self::Arguments(words) | Self::Choice(_, words) => words.clone(),
             Self::Control(error) => error.to_string(),
@@ -197,6 +76,7 @@ impl Failure {
     fn code(&self) -> &str {
         match self {
             Self::Arguments(_) => "arguments",
+            Self::Choice(Exit::Protocol, _) => "bad-reply",
             Self::Choice(..) => "choice",
             Self::Control(error) => match error {
                 ControlError::NoServer { .. } => "no-server",
@@ -228,11 +108,11 @@ impl Failure {
         }
     }
 
-    fn tell(&self, as_json: bool) -> Exit {
+    pub(super) fn tell(&self, as_json: bool) -> Exit {
         if as_json {
-            print_json(&json!({"ok": false, "error": self.code(), "message": self.words()}));
+            say_json(&json!({"ok": false, "error": self.code(), "message": self.words()}));
         }
-        eprintln!("error: {}", self.words());
+        complain(&format!("error: {}", printable(&self.words())));
         self.exit()
     }
 }
@@ -286,7 +166,11 @@ impl Talk {
         let client = Client::connect_within(&server, &Arc::new(LinkCounters::default()), CONNECT)?;
         let nats_key = match given {
             Some(key) => key,
-            None => the_only(&producers(&client, limit)?)?,
+            None => {
+                let found = producers(&client, limit)?;
+                tell_left_out(&found);
+                the_only(&found)?
+            }
         };
         Ok(Self {
             client,
@@ -479,8 +363,11 @@ impl Talk {
                 )));
             }
         };
-        // The streamer answers a bit rate when its encoder has it.
-        let limit = self.limit.max(STREAMER);
+        let limit = match action {
+            // It is answered when the encoder has it.
+            Action::Bitrate => self.limit.max(ENCODER),
+            Action::Stats | Action::KeyFrame => self.limit,
+        };
         let bytes = match self.client.request(&subject, request.as_bytes(), limit) {
             Err(ControlError::NoResponders { subject }) => {
                 return Err(Failure::Choice(
@@ -520,12 +407,7 @@ fn accepted(error: i32, message: &str) -> Result<(), Failure> {
     let mut words = words::error_words(error);
     if !message.is_empty() {
         words.push_str(": ");
-        // What a producer says goes to a terminal.
-        words.extend(
-            message
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c }),
-        );
+        words.push_str(message);
     }
     Err(Failure::Refused {
         code: words::error_name(error),
@@ -547,6 +429,11 @@ fn checked_key(shm_name: &str) -> Result<String, Failure> {
 fn the_only(found: &Found) -> Result<String, Failure> {
     match &found.producers[..] {
         [one] => Ok(one.nats_key.clone()),
+        [] if !found.bad.is_empty() => Err(Failure::Choice(
+            Exit::Protocol,
+            "no producer describes itself in a usable way; give --input-uri NAME if you know it"
+                .to_owned(),
+        )),
         [] => Err(Failure::Choice(
             Exit::NothingFound,
             "no producer has announced itself; give --input-uri NAME if you know it".to_owned(),
@@ -566,15 +453,26 @@ fn the_only(found: &Found) -> Result<String, Failure> {
     }
 }
 
-fn print_json(value: &Value) {
-    println!(
-        "{}",
-        serde_json::to_string_pretty(value).unwrap_or_default()
-    );
+pub(super) fn say_json(value: &Value) {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    say(&escaped(&text));
+}
+
+/// The control characters that JSON allows in strings as they are, in the form in which no terminal
+/// obeys them (RFC 8259 section 7).
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' => text.push(c),
+            c if c.is_control() => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// A server that does not answer is none.
-const CONNECT: Duration = Duration::from_secs(5);
-const DISCOVERY: Duration = Duration::from_secs(1);
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
 /// A streamer's own patience with its encoder is 3 s.
-const STREAMER: Duration = Duration::from_secs(4);
+const ENCODER: Duration = Duration::from_secs(4);

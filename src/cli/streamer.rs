@@ -142,14 +142,9 @@ pub struct InputArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsArgs {
-    /// NATS server of the producer's control plane, nats:// or tls://; several separated by commas
-    /// [default: nats://localhost:4222]
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "CVMMAP_NATS_URL",
-        hide_env_values = true
-    )]
+    /// NATS server of the producer's control plane, nats:// or tls://; several separated by commas.
+    /// CVMMAP_NATS_URL does the same [default: nats://localhost:4222]
+    #[arg(long, value_name = "URL")]
     pub nats_url: Option<String>,
 
     /// File with the user's JWT and seed for the NATS server
@@ -421,14 +416,9 @@ pub struct CtlArgs {
     #[arg(long, value_name = "NAME", global = true, conflicts_with = "input_uri")]
     pub shm_name: Option<String>,
 
-    /// NATS server, nats:// or tls:// [default: nats://localhost:4222]
-    #[arg(
-        long,
-        value_name = "URL",
-        global = true,
-        env = "CVMMAP_NATS_URL",
-        hide_env_values = true
-    )]
+    /// NATS server, nats:// or tls://; CVMMAP_NATS_URL does the same
+    /// [default: nats://localhost:4222]
+    #[arg(long, value_name = "URL", global = true)]
     pub nats_url: Option<String>,
 
     /// File with the user's JWT and seed for the NATS server

@@ -14,6 +14,9 @@ const LARGEST_SIDE: u32 = 16384;
 
 /// The producer's default server (contract section 1).
 pub const NATS_URL: &str = "nats://localhost:4222";
+/// Keeps a password off the command line. Not clap's to read: it takes a variable for a flag that
+/// was given, and `--no-nats` for a conflict with it.
+const NATS_URL_VARIABLE: &str = "CVMMAP_NATS_URL";
 /// As `--input-uri`: the one producer that is there.
 const DISCOVER: &str = "discover:";
 
@@ -41,16 +44,24 @@ pub(super) fn nats(
     server(given).map(Some)
 }
 
-/// The server that the flags name.
+/// The server that the flags name, or the variable where they name none.
 ///
 /// # Errors
 ///
 /// If the URL is none, or a file cannot be read.
 pub fn server(given: &NatsArgs) -> Result<ServerConfig, ConfigError> {
-    let url = given.nats_url.as_deref().unwrap_or(NATS_URL);
+    let variable = || {
+        let value = std::env::var_os(NATS_URL_VARIABLE)?;
+        (!value.is_empty()).then(|| value.to_string_lossy().into_owned())
+    };
+    let (from, url) = match (&given.nats_url, variable()) {
+        (Some(url), _) => ("--nats-url", url.clone()),
+        (None, Some(url)) => (NATS_URL_VARIABLE, url),
+        (None, None) => ("--nats-url", NATS_URL.to_owned()),
+    };
     // The value is not repeated: it may hold a password.
-    let mut server = ServerConfig::parse(url)
-        .map_err(|error| value("--nats-url", "(not shown)", error.to_string()))?;
+    let mut server = ServerConfig::parse(&url)
+        .map_err(|error| value(from, "(not shown)", error.to_string()))?;
     for (flag, path) in [
         ("--nats-creds", &given.nats_creds),
         ("--nats-ca", &given.nats_ca),

@@ -7,7 +7,7 @@
 //! and given to servers that are found later too, and nothing is printed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Select;
@@ -48,9 +48,19 @@ pub struct LinkCounters {
 }
 
 /// A connection that reconnects by itself, for ever. Dropping it lets it go without waiting.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Client {
     connection: nats::Connection,
+    /// Whether it was let go. The crate's thread notices that with the server's next word only, and
+    /// then reports a lost connection: that is none.
+    closing: Arc<AtomicBool>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Relaxed: the flag publishes nothing but itself.
+        self.closing.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A message as it came.
@@ -86,19 +96,19 @@ impl Client {
         if counters.connecting.load(Ordering::Relaxed) >= MOST_CONNECTING {
             return Err(no_server("earlier attempts still hang".to_owned()));
         }
+        let attempt = Attempt::begin(&counters);
         std::thread::Builder::new()
             .name("nats-connect".to_owned())
             .spawn(move || {
-                counters.connecting.fetch_add(1, Ordering::Relaxed);
-                let connection = connect(&owned, &counters);
-                counters.connecting.fetch_sub(1, Ordering::Relaxed);
+                let client = connect(&owned, &counters);
+                drop(attempt);
                 // Nobody waits any more when this fails.
-                let _ = done.send(connection);
+                let _ = done.send(client);
             })
             .map_err(|error| no_server(error.to_string()))?;
         match result.recv_timeout(limit) {
-            Ok(Ok(connection)) => Ok(Self { connection }),
-            Ok(Err(error)) => Err(reason_of(config, &error.to_string())),
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(error)) => Err(reason_of(config, &legible(&error.to_string()))),
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                 Err(no_server(format!("no answer within {limit:?}")))
             }
@@ -234,11 +244,6 @@ impl Subscription {
     pub fn next(&self, limit: Duration) -> Option<Message> {
         self.0.next_timeout(limit).ok().map(Message::from)
     }
-
-    /// Messages that this subscription threw away because its queue was full.
-    pub fn dropped(&self) -> usize {
-        self.0.dropped_messages().unwrap_or(0)
-    }
 }
 
 /// The next message of any of `subscriptions`, with its place in the slice. They take turns, so
@@ -265,10 +270,23 @@ impl From<nats::Message> for Message {
     }
 }
 
-fn connect(
-    config: &ServerConfig,
-    counters: &Arc<LinkCounters>,
-) -> std::io::Result<nats::Connection> {
+/// An attempt to connect, counted while it lives.
+struct Attempt(Arc<LinkCounters>);
+
+impl Attempt {
+    fn begin(counters: &Arc<LinkCounters>) -> Self {
+        counters.connecting.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.0.connecting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn connect(config: &ServerConfig, counters: &Arc<LinkCounters>) -> std::io::Result<Client> {
     let options = match (config.login(), &config.credentials) {
         (_, Some(path)) => nats::Options::with_credentials(path),
         (Login::Token(token), None) => nats::Options::with_token(token),
@@ -282,6 +300,8 @@ fn connect(
     };
     let (overflow, complaint) = (count(|all| &all.overflows), count(|all| &all.errors));
     let (gone, back) = (count(|all| &all.disconnects), count(|all| &all.reconnects));
+    let closing = Arc::new(AtomicBool::new(false));
+    let (let_go, still_let_go) = (Arc::clone(&closing), Arc::clone(&closing));
     let mut options = options
         .with_name("cvmmap_streamer")
         .max_reconnects(None)
@@ -292,12 +312,16 @@ fn connect(
         })
         .tls_required(config.requires_tls())
         .disconnect_callback(move || {
-            gone();
-            log::warn!("the NATS server is gone; reconnecting in the background");
+            if !let_go.load(Ordering::Relaxed) {
+                gone();
+                log::warn!("the NATS server is gone; reconnecting in the background");
+            }
         })
         .reconnect_callback(move || {
-            back();
-            log::info!("the NATS server is back");
+            if !still_let_go.load(Ordering::Relaxed) {
+                back();
+                log::info!("the NATS server is back");
+            }
         })
         .error_callback(move |error| {
             let words = error.to_string();
@@ -306,14 +330,23 @@ fn connect(
                 log::debug!("NATS: {words}");
             } else {
                 complaint();
-                log::warn!("NATS: {words}");
+                log::warn!("NATS: {}", legible(&words));
             }
         });
     if let Some(path) = &config.authorities {
         options = options.add_root_certificate(path);
     }
     let servers: Vec<&str> = config.addresses().iter().map(String::as_str).collect();
-    options.connect(&servers[..])
+    let connection = options.connect(&servers[..])?;
+    Ok(Client {
+        connection,
+        closing,
+    })
+}
+
+/// A server's words without what a terminal obeys.
+fn legible(words: &str) -> String {
+    words.replace(char::is_control, " ")
 }
 
 /// What the crate's words for a failed attempt mean; it has no kinds for them.

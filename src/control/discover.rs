@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::client::{Client, ControlError};
-use super::micro::{Identity, Info};
+use super::micro::Identity;
 
 /// A producer, as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -77,8 +77,8 @@ fn is_token(id: &str) -> bool {
 
 /// Four fields of the metadata are required; the others fall back to their derivation.
 fn describe(bytes: &[u8]) -> Result<Producer, String> {
-    let info: Info = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let metadata = &info.identity.metadata;
+    let info: Identity = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let metadata = &info.metadata;
     let field = |name: &str| metadata.get(name).cloned().unwrap_or_default();
     let required = |name: &str| match field(name) {
         value if value.is_empty() => Err(format!("its description lacks {name}")),
@@ -107,7 +107,7 @@ fn describe(bytes: &[u8]) -> Result<Producer, String> {
             .unwrap_or_default(),
         retired_control: metadata.contains_key("control_subject_prefix")
             && !metadata.contains_key("producer_subject_prefix"),
-        id: info.identity.id,
+        id: info.id,
     })
 }
 
@@ -138,6 +138,9 @@ mod tests {
             lacking["metadata"][name] = json!("");
             assert!(read(&lacking).unwrap_err().contains(name));
         }
+        let mut odd = whole.clone();
+        odd["endpoints"] = json!([{"name": "without a subject"}, 7]);
+        assert_eq!(read(&odd).unwrap().instance, "cam", "nobody needs them");
         let mut old = whole.clone();
         old["metadata"]["control_subject_prefix"] = json!("cvmmap.cvmmap_cam.control");
         assert!(read(&old).unwrap().retired_control);

@@ -2,7 +2,7 @@
 //! a slow disk costs lines, which are counted, and never a frame.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use serde::Serialize;
 
 use super::body::{BodyFormat, BodyFrame, CoordinateSystem, ReferenceFrame, TrackingState};
@@ -63,6 +64,8 @@ impl JsonlWriter {
             .truncate(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)?;
+        // Only opening must not wait: a slow pipe takes its lines whole.
+        fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;
         let (lines, incoming) = sync_channel(WAITING);
         let (done, finished) = sync_channel(1);
         let name = path.display().to_string();
@@ -70,7 +73,7 @@ impl JsonlWriter {
         std::thread::Builder::new()
             .name("body-jsonl".to_owned())
             .spawn(move || {
-                write_all(BufWriter::new(file), &incoming, &name, &own);
+                write_all(file, &incoming, &name, &own);
                 // Whoever waited may have given up.
                 let _ = done.send(());
             })?;
@@ -89,45 +92,58 @@ impl JsonlWriter {
     }
 }
 
-fn write_all(
-    mut file: BufWriter<File>,
-    incoming: &Receiver<Line>,
-    path: &str,
-    counters: &JsonlCounters,
-) {
+/// A write for each line: a reader sees it when it is there, and each is counted for itself.
+fn write_all(mut file: File, incoming: &Receiver<Line>, path: &str, counters: &JsonlCounters) {
     let mut text = Vec::new();
     let mut failing = false;
+    // The file ends within a line: what follows begins a new one.
+    let mut torn = false;
     while let Ok((pose, picture)) = incoming.recv() {
-        let mut next = Some((pose, picture));
-        let mut lines = 0;
-        let mut result = Ok(());
-        // Everything that waits, then one flush: a reader sees lines when they are there.
-        while let Some((pose, picture)) = next.take() {
-            text.clear();
-            let line = JsonLine::of(&pose.frame, picture);
-            if serde_json::to_writer(&mut text, &line).is_ok() {
+        text.clear();
+        if torn {
+            text.push(b'\n');
+        }
+        let line = JsonLine::of(&pose.frame, picture);
+        let result = match serde_json::to_writer(&mut text, &line) {
+            Ok(()) => {
                 text.push(b'\n');
-                lines += 1;
-                result = result.and_then(|()| file.write_all(&text));
+                let (taken, result) = write_most(&mut file, &text);
+                if let Some(last) = taken.last() {
+                    torn = *last != b'\n';
+                }
+                result
             }
-            next = incoming.try_recv().ok();
-        }
-        result = result.and_then(|()| file.flush());
-        let Err(error) = result else {
-            counters.written.fetch_add(lines, Ordering::Relaxed);
-            if std::mem::take(&mut failing) {
-                log::info!("--body-output: {path} takes lines again");
-            }
-            continue;
+            Err(error) => Err(error.into()),
         };
-        counters.failed.fetch_add(lines, Ordering::Relaxed);
-        if !std::mem::replace(&mut failing, true) {
-            log::warn!("--body-output: {path}: {error}; lines are left out and counted");
+        match result {
+            Ok(()) => {
+                counters.written.fetch_add(1, Ordering::Relaxed);
+                if std::mem::take(&mut failing) {
+                    log::info!("--body-output: {path} takes lines again");
+                }
+            }
+            Err(error) => {
+                counters.failed.fetch_add(1, Ordering::Relaxed);
+                if !std::mem::replace(&mut failing, true) {
+                    log::warn!("--body-output: {path}: {error}; lines are left out and counted");
+                }
+            }
         }
-        // What the buffer holds would be tried again before every new line, and grow stale.
-        let (inner, _) = file.into_parts();
-        file = BufWriter::new(inner);
     }
+}
+
+/// As [`Write::write_all`], with what was taken before an error.
+fn write_most<'a>(file: &mut File, text: &'a [u8]) -> (&'a [u8], std::io::Result<()>) {
+    let mut taken = 0;
+    while taken < text.len() {
+        match file.write(&text[taken..]) {
+            Ok(0) => return (&text[..taken], Err(ErrorKind::WriteZero.into())),
+            Ok(more) => taken += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return (&text[..taken], Err(error)),
+        }
+    }
+    (text, Ok(()))
 }
 
 /// A line's fields; a keypoint is `[x, y, confidence]`. JSON has no NaN: it stands as null.
@@ -195,3 +211,145 @@ impl<'a> JsonLine<'a> {
 /// Lines that may wait for the disk: some seconds of them.
 const WAITING: usize = 128;
 const LONGEST_GOODBYE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use std::fs::OpenOptions;
+    use std::io::Read;
+    use std::path::PathBuf;
+    use std::time::Instant;
+
+    /// A writer into a named pipe, and a reader that reads at the end only.
+    struct Pipe {
+        folder: tempfile::TempDir,
+        reader: File,
+        counters: Arc<JsonlCounters>,
+        writer: JsonlWriter,
+        sender: JsonlSender,
+    }
+
+    impl Pipe {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("pipe");
+            mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+            let reader = open(&path, OpenOptions::new().read(true));
+            let counters = Arc::new(JsonlCounters::default());
+            let (writer, sender) = JsonlWriter::start(&path, &counters).unwrap();
+            Self {
+                folder,
+                reader,
+                counters,
+                writer,
+                sender,
+            }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("pipe")
+        }
+
+        fn send(&self, lines: u64) {
+            for _ in 0..lines {
+                self.sender.send(pose(), None);
+            }
+        }
+
+        fn wait_until_full(&self) {
+            let probe = open(&self.path(), OpenOptions::new().write(true));
+            wait_for(|| {
+                let mut end = [PollFd::new(&probe, PollFlags::OUT)];
+                poll(&mut end, Some(&Timespec::default())).unwrap();
+                !end[0].revents().contains(PollFlags::OUT)
+            });
+        }
+
+        /// What comes until the end, and how many lines were counted as written and as failed.
+        fn read(mut self) -> (String, u64, u64) {
+            drop(self.sender);
+            let mut text = String::new();
+            self.reader.read_to_string(&mut text).unwrap();
+            self.writer.finish();
+            let (written, failed) = counted(&self.counters);
+            (text, written, failed)
+        }
+    }
+
+    /// Without waiting for the other end.
+    fn open(path: &Path, options: &mut OpenOptions) -> File {
+        let pipe = options.custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        fcntl_setfl(&pipe, OFlags::empty()).unwrap();
+        pipe
+    }
+
+    fn counted(counters: &JsonlCounters) -> (u64, u64) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (of(&counters.written), of(&counters.failed))
+    }
+
+    /// The fixture's body many times over: a line of some pages.
+    fn pose() -> Box<Pose> {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/data/control/body_tracking_valid.bin"
+        );
+        let mut frame = BodyFrame::parse(&std::fs::read(path).unwrap()).unwrap();
+        let body = frame.bodies[0].clone();
+        frame.bodies = vec![body; 40];
+        let record = Vec::new();
+        Box::new(Pose { frame, record })
+    }
+
+    fn wait_for(mut happened: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !happened() {
+            assert!(Instant::now() < deadline, "not within a minute");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn is_whole(line: &str) -> bool {
+        let line = serde_json::from_str::<serde_json::Value>(line);
+        line.is_ok_and(|line| line["frame_count"] == 42)
+    }
+
+    /// Far more than a pipe takes: 64 KiB (pipe(7)).
+    const LINES: u64 = 50;
+
+    #[test]
+    fn a_slow_pipe_gets_every_line_whole() {
+        let pipe = Pipe::new();
+        pipe.send(LINES);
+        pipe.wait_until_full();
+        let (text, written, failed) = pipe.read();
+        assert!(text.len() > 4 * 65_536, "{} bytes", text.len());
+        assert!(text.lines().all(is_whole));
+        assert_eq!((written, failed), (LINES, 0));
+        assert_eq!(text.lines().count() as u64, LINES);
+    }
+
+    #[test]
+    fn what_follows_a_line_that_broke_off_is_whole_and_each_line_is_counted() {
+        let mut pipe = Pipe::new();
+        pipe.send(LINES);
+        pipe.wait_until_full();
+        // The reader goes away within a line. The pipe keeps what it has for the next one.
+        let nobody = File::open("/dev/null").unwrap();
+        drop(std::mem::replace(&mut pipe.reader, nobody));
+        let counters = Arc::clone(&pipe.counters);
+        wait_for(|| {
+            let (written, failed) = counted(&counters);
+            written + failed == LINES
+        });
+        pipe.reader = open(&pipe.path(), OpenOptions::new().read(true));
+        pipe.send(1);
+        let (text, written, failed) = pipe.read();
+        let whole = text.lines().filter(|line| is_whole(line)).count() as u64;
+        assert_eq!((written, failed), (whole, LINES + 1 - whole));
+        assert_eq!(text.lines().count() as u64, whole + 1, "one broke off");
+        assert!(text.lines().next_back().is_some_and(is_whole));
+    }
+}

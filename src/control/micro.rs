@@ -41,7 +41,7 @@ impl Verb {
     }
 }
 
-/// A service's answer to PING; INFO begins with the same fields.
+/// A service's answer to PING, and what is read of its answer to INFO.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub name: String,
@@ -49,21 +49,6 @@ pub struct Identity {
     pub version: String,
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
-}
-
-/// The answer to INFO, as far as anybody here reads it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Info {
-    #[serde(flatten)]
-    pub identity: Identity,
-    #[serde(default)]
-    pub endpoints: Vec<InfoEndpoint>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct InfoEndpoint {
-    pub name: String,
-    pub subject: String,
 }
 
 /// One endpoint of a service, with what STATS tells of it.

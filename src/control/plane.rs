@@ -49,7 +49,7 @@ pub struct PlaneHandles {
 counters! {
     /// Everything that came over NATS, and what became of it.
     PlaneCounters {
-        /// Connections made, the first included.
+        /// 1 once a connection was made: what comes after it are reconnects.
         connects,
         online,
         offline,

@@ -20,7 +20,7 @@ use super::jsonl::JsonlSender;
 pub struct Pose {
     pub frame: BodyFrame,
     /// Empty unless the stream carries records.
-    record: Vec<u8>,
+    pub(super) record: Vec<u8>,
 }
 
 /// How a pose and a picture were brought together.

@@ -146,11 +146,11 @@ impl Service {
                 Err(words) => Reply::refused(422, words),
             },
             None if now >= waiting.deadline => {
-                self.handles.bitrate.withdraw();
-                Reply::refused(
-                    504,
-                    "the encode stage did not look within 3 s; nothing changed",
-                )
+                let words = match self.handles.bitrate.withdraw() {
+                    true => "the encode stage did not look within 3 s; nothing changed",
+                    false => "the encoder did not answer within 3 s; the rate may still change",
+                };
+                Reply::refused(504, words)
             }
             None => return None,
         };
@@ -249,8 +249,19 @@ mod tests {
 
         assert_eq!(service.serve(Action::Bitrate, ask, now), None);
         let late = service.later(now + PATIENCE);
-        assert!(matches!(late, Some(Reply::Refused { code: 504, .. })));
+        let Some(Reply::Refused { code: 504, words }) = late else {
+            panic!("{late:?}");
+        };
+        assert!(words.ends_with("nothing changed"), "{words}");
         assert_eq!(handles.bitrate.take(), None, "withdrawn");
+
+        assert_eq!(service.serve(Action::Bitrate, ask, now), None);
+        assert_eq!(handles.bitrate.take(), Some(2_000_000), "not withdrawn");
+        let late = service.later(now + PATIENCE);
+        let Some(Reply::Refused { code: 504, words }) = late else {
+            panic!("{late:?}");
+        };
+        assert!(words.ends_with("may still change"), "{words}");
     }
 
     #[test]

@@ -36,9 +36,9 @@ impl BitrateRequests {
         self.0.wanted.store(bits_per_second, Ordering::Relaxed);
     }
 
-    /// Takes a wish back that nobody has looked at.
-    pub fn withdraw(&self) {
-        self.0.wanted.store(0, Ordering::Relaxed);
+    /// Takes a wish back; false if the encode stage has taken it already, and may yet follow it.
+    pub fn withdraw(&self) -> bool {
+        self.0.wanted.swap(0, Ordering::Relaxed) != 0
     }
 
     /// For the encode stage, once per picture: one load when nothing is wanted.
@@ -84,7 +84,8 @@ mod tests {
         assert_eq!(requests.answered(), Some(answer));
         assert_eq!(requests.answered(), None);
         requests.ask(3);
-        requests.withdraw();
+        assert!(requests.withdraw());
         assert_eq!(requests.take(), None);
+        assert!(!requests.withdraw());
     }
 }

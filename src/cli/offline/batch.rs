@@ -11,7 +11,8 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{EncoderArgs, RangeArgs, ViewArgs, say};
+use super::{EncoderArgs, RangeArgs, ViewArgs};
+use crate::cli::say;
 use crate::offline::error::exit;
 use crate::offline::progress::{Progress, ProgressChoice};
 use crate::pipeline::stop::StopToken;

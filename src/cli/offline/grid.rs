@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use super::{EncoderArgs, ViewArgs, device_name, say};
+use super::{EncoderArgs, ViewArgs, device_name};
+use crate::cli::say;
 use crate::encode::FrameRate;
 use crate::offline::error::{OfflineError, exit};
 use crate::offline::grid::{GridDone, GridJob, make_grid};

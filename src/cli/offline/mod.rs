@@ -6,7 +6,6 @@ pub mod grid;
 pub mod signals;
 pub mod single;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -161,11 +160,6 @@ impl RangeArgs {
         words.extend(["--timing".to_owned(), value_name(self.timing)]);
         words
     }
-}
-
-/// A line on standard output; a reader that has gone away is no reason to fail.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// The encoder in the last line of a tool.

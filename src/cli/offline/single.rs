@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::{EncoderArgs, RangeArgs, ViewArgs, device_name, say};
+use super::{EncoderArgs, RangeArgs, ViewArgs, device_name};
+use crate::cli::say;
 use crate::offline::convert::{ConvertJob, Converted, convert};
 use crate::offline::error::{OfflineError, exit};
 use crate::offline::input::Input;
