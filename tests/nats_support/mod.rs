@@ -357,8 +357,22 @@ pub fn expect_frames(report: &Value, announced: u64) {
     println!("{coded} of {announced} frames coded");
 }
 
+/// The same of two runs at the same time: the one with NATS lost no more than the one without, but
+/// for one frame in twenty, by which two runs on a busy machine differ.
+#[track_caller]
+pub fn expect_no_more_lost(with_nats: &Value, without: &Value, announced: u64) {
+    expect_frames(with_nats, announced);
+    expect_frames(without, announced);
+    let (lost, lost_without) = (left_out(with_nats), left_out(without));
+    println!("{lost} frames left out, {lost_without} without NATS");
+    assert!(
+        lost <= lost_without + announced / 20,
+        "{lost} frames left out, {lost_without} without NATS: {with_nats:#}"
+    );
+}
+
 /// Frames that a streamer was too slow for.
-pub fn left_out(report: &Value) -> u64 {
+fn left_out(report: &Value) -> u64 {
     let source = &report["source"];
     [
         &source["skipped"],
