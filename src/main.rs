@@ -47,9 +47,7 @@ fn stream(args: &StreamerArgs) -> Exit {
     let mut config = match StreamerConfig::from_args(args) {
         Ok(config) => config,
         Err(error) => {
-            cli::complain(&format!(
-                "error: {error}\n\nFor all flags, try '--help'."
-            ));
+            cli::complain(&format!("error: {error}\n\nFor all flags, try '--help'."));
             return Exit::Invalid;
         }
     };

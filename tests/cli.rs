@@ -233,7 +233,12 @@ fn the_variable_names_a_nats_server_and_is_no_flag_that_was_given() {
     expect_exit(&output, 124);
     let ask = |variable: &str, arguments: &[&str]| {
         let mut command = streamer();
-        finish(command.env(VARIABLE, variable).arg("discover").args(arguments))
+        finish(
+            command
+                .env(VARIABLE, variable)
+                .arg("discover")
+                .args(arguments),
+        )
     };
     let text = expect_exit(&ask("http://u:pw@x", &[]), 2);
     assert!(text.contains(VARIABLE) && !text.contains("pw"), "{text}");

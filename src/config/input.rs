@@ -60,8 +60,8 @@ pub fn server(given: &NatsArgs) -> Result<ServerConfig, ConfigError> {
         (None, None) => ("--nats-url", NATS_URL.to_owned()),
     };
     // The value is not repeated: it may hold a password.
-    let mut server = ServerConfig::parse(&url)
-        .map_err(|error| value(from, "(not shown)", error.to_string()))?;
+    let mut server =
+        ServerConfig::parse(&url).map_err(|error| value(from, "(not shown)", error.to_string()))?;
     for (flag, path) in [
         ("--nats-creds", &given.nats_creds),
         ("--nats-ca", &given.nats_ca),

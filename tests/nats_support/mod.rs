@@ -78,7 +78,10 @@ impl Guard {
     fn expect_running(&mut self, what: &str) {
         let child = self.child.as_mut().expect("not taken out");
         if let Some(status) = child.try_wait().expect("a child of ours") {
-            panic!("waiting for {what}: the program ended, {status}\n{}", self.said());
+            panic!(
+                "waiting for {what}: the program ended, {status}\n{}",
+                self.said()
+            );
         }
     }
 
@@ -159,9 +162,7 @@ impl Server {
                 .args(more),
             self.folder.path().join(format!("{name}.log")),
         );
-        child.wait_for("the NATS server", || {
-            greets(self.port, &name).then_some(())
-        });
+        child.wait_for("the NATS server", || greets(self.port, &name).then_some(()));
         self.child = Some(child);
     }
 
