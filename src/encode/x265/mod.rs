@@ -221,6 +221,10 @@ impl EncoderBackend for X265 {
         self.config.b_frames
     }
 
+    fn intra_refresh(&self) -> bool {
+        self.config.intra_refresh
+    }
+
     fn delay(&self) -> usize {
         self.delay
     }
@@ -341,6 +345,10 @@ fn settings(config: &EncoderConfig) -> Vec<(&'static str, String)> {
             ("rc-lookahead", lookahead.to_string()),
             ("b-adapt", "0".to_owned()),
         ]);
+    }
+    if config.intra_refresh {
+        // A column of blocks that walks over the picture once each `keyint` pictures.
+        list.push(("intra-refresh", "1".to_owned()));
     }
     list.extend(rate_settings(config));
     list
