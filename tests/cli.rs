@@ -44,7 +44,11 @@ const REFUSALS: &[Row] = &[
         2,
         &["--intra-refresh", "--b-frames 0"],
     ),
-    ("--intra-refresh --gop 1", 2, &["--intra-refresh", "--gop 2"]),
+    (
+        "--intra-refresh --gop 1",
+        2,
+        &["--intra-refresh", "--gop 2"],
+    ),
     (
         "--encoder passthrough --intra-refresh",
         2,

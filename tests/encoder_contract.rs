@@ -441,14 +441,20 @@ fn an_intra_refresh_has_no_bursts_and_heals_a_lost_picture() {
             burst(&units),
             burst(&plain)
         );
-        assert!(burst(&units) < burst(&plain) / 2.0, "{}", candidate.name);
+        assert!(burst(&units) < 1.5, "{}", candidate.name);
+        assert!(burst(&plain) > 1.5, "{}", candidate.name);
 
         let whole = ffmpeg.decode(codec, &units, 320, 192);
         units.remove(20);
-        let healed = ffmpeg.decode(codec, &units, 320, 192);
+        let healed = ffmpeg.decode_lossy(codec, &units, 320, 192);
         assert_eq!((whole.len(), healed.len()), (120, 119));
         let after = |n: usize| whole[n].psnr(&healed[n - 1]);
-        println!("{}: {:.1} dB, healed {:.1} dB", candidate.name, after(22), after(119));
+        println!(
+            "{}: {:.1} dB, healed {:.1} dB",
+            candidate.name,
+            after(22),
+            after(119)
+        );
         assert!(after(22) < 40.0, "the loss does not show: {:.1}", after(22));
         assert!(after(119) > 45.0, "it has not healed: {:.1}", after(119));
     });

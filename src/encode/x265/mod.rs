@@ -347,8 +347,11 @@ fn settings(config: &EncoderConfig) -> Vec<(&'static str, String)> {
         ]);
     }
     if config.intra_refresh {
-        // A column of blocks that walks over the picture once each `keyint` pictures.
+        // A column of blocks that walks over the picture once each `keyint` pictures. It must not be
+        // predicted from its neighbours that are not yet fresh, or a loss never heals (the contract
+        // test sees it).
         list.push(("intra-refresh", "1".to_owned()));
+        list.push(("constrained-intra", "1".to_owned()));
     }
     list.extend(rate_settings(config));
     list
@@ -436,6 +439,7 @@ mod tests {
                     rate: RateControl::Bitrate(200_000),
                     gop: 30,
                     b_frames,
+                    intra_refresh: b_frames == 0,
                     preset: Preset::Fastest,
                     tuning,
                     surfaces_in_flight: 1,

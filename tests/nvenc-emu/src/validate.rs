@@ -242,7 +242,11 @@ fn codec_config(
             all_zero!(call, h, reserved1, reserved2);
             (
                 h.idrPeriod,
-                (h.enableIntraRefresh(), h.intraRefreshPeriod, h.intraRefreshCnt),
+                (
+                    h.enableIntraRefresh(),
+                    h.intraRefreshPeriod,
+                    h.intraRefreshCnt,
+                ),
                 h.sliceMode,
                 h.chromaFormatIDC(),
                 h.repeatSPSPPS(),
@@ -258,7 +262,11 @@ fn codec_config(
             }
             (
                 h.idrPeriod,
-                (h.enableIntraRefresh(), h.intraRefreshPeriod, h.intraRefreshCnt),
+                (
+                    h.enableIntraRefresh(),
+                    h.intraRefreshPeriod,
+                    h.intraRefreshCnt,
+                ),
                 h.sliceMode,
                 h.chromaFormatIDC,
                 h.repeatSPSPPS(),
@@ -275,12 +283,12 @@ fn codec_config(
     }
     // nvEncodeAPI.h: the count "should be smaller than intraRefreshPeriod"; a wave that never meets
     // an IDR needs a GOP without end.
-    if let (1, every, count) = refresh {
-        if gop != NVENC_INFINITE_GOPLENGTH || count == 0 || count >= every {
-            return bad(format!(
-                "intra refresh of {count} in {every} pictures with gopLength {gop}"
-            ));
-        }
+    if let (1, every, count) = refresh
+        && (gop != NVENC_INFINITE_GOPLENGTH || count == 0 || count >= every)
+    {
+        return bad(format!(
+            "intra refresh of {count} in {every} pictures with gopLength {gop}"
+        ));
     }
     if slices > 3 {
         return bad(format!("sliceMode {slices}"));
