@@ -67,6 +67,7 @@ impl Bench {
             rate: RateControl::Bitrate(default_bitrate(width, height, rate, codec)),
             gop: 30,
             b_frames: 0,
+            intra_refresh: false,
             preset: Preset::Fastest,
             tuning: Tuning::LowLatency,
             surfaces_in_flight: 7,

@@ -193,7 +193,7 @@ fn describe(
                     let yes = |has: bool| if has { "yes" } else { "no" };
                     format!(
                         "{codec}:          {}x{} to {}x{}, up to {} b-frames, custom buffer {}, \
-                         bit rate while running {}, {} engines, {} macroblocks/s",
+                         bit rate while running {}, intra refresh {}, {} engines, {} macroblocks/s",
                         caps.width.0,
                         caps.height.0,
                         caps.width.1,
@@ -201,6 +201,7 @@ fn describe(
                         caps.max_b_frames,
                         yes(caps.custom_vbv),
                         yes(caps.dynamic_bitrate),
+                        yes(caps.intra_refresh),
                         caps.engines,
                         caps.macroblocks_per_second,
                     )

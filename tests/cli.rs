@@ -41,6 +41,21 @@ const REFUSALS: &[Row] = &[
         2,
         &["--busy-poll", "leave --busy-poll out"],
     ),
+    (
+        "--intra-refresh --b-frames 2",
+        2,
+        &["--intra-refresh", "--b-frames 0"],
+    ),
+    (
+        "--intra-refresh --gop 1",
+        2,
+        &["--intra-refresh", "--gop 2"],
+    ),
+    (
+        "--encoder passthrough --intra-refresh",
+        2,
+        &["--intra-refresh", "leave it out"],
+    ),
     ("--rtp", 2, &["--rtp-endpoint"]),
     ("--rtp --rtp-endpoint nowhere", 2, &["nowhere", "HOST:PORT"]),
     ("--rtp --rtp-endpoint ::1:5004", 2, &["brackets"]),

@@ -404,6 +404,62 @@ fn b_frames_come_in_coding_order_with_times_that_work() {
     });
 }
 
+/// A strip of each picture is coded anew, so that none is a burst and a loss heals without an IDR.
+#[test]
+fn an_intra_refresh_has_no_bursts_and_heals_a_lost_picture() {
+    const CYCLE: u32 = 30;
+    let Some(ffmpeg) = oracle::Ffmpeg::find() else {
+        return;
+    };
+    for_each(|candidate, codec| {
+        let with = |intra_refresh| EncoderConfig {
+            gop: CYCLE,
+            intra_refresh,
+            ..config(codec, 320, 192)
+        };
+        let refreshes = Line::open(candidate, with(true)).backend.intra_refresh();
+        let mut units = code(candidate, with(true), 4 * CYCLE, &mut Scene::new(320, 192));
+        let keys = |units: &[EncodedPicture]| -> Vec<usize> {
+            (0..units.len()).filter(|n| units[*n].key).collect()
+        };
+        if !refreshes {
+            // What it warns about: key frames as without the wish.
+            assert_eq!(keys(&units), [0, 30, 60, 90], "{}", candidate.name);
+            println!("{} {codec} has no intra refresh", candidate.name);
+            return;
+        }
+        assert_eq!(keys(&units), [0], "{}", candidate.name);
+        let burst = |units: &[EncodedPicture]| {
+            let mut sizes: Vec<_> = units[1..].iter().map(|unit| unit.data.len()).collect();
+            sizes.sort_unstable();
+            sizes[sizes.len() - 1] as f64 / sizes[sizes.len() / 2] as f64
+        };
+        let plain = code(candidate, with(false), 4 * CYCLE, &mut Scene::new(320, 192));
+        println!(
+            "{} {codec}: largest to median {:.2}, with key frames {:.2}",
+            candidate.name,
+            burst(&units),
+            burst(&plain)
+        );
+        assert!(burst(&units) < 1.5, "{}", candidate.name);
+        assert!(burst(&plain) > 1.5, "{}", candidate.name);
+
+        let whole = ffmpeg.decode(codec, &units, 320, 192);
+        units.remove(20);
+        let healed = ffmpeg.decode_lossy(codec, &units, 320, 192);
+        assert_eq!((whole.len(), healed.len()), (120, 119));
+        let after = |n: usize| whole[n].psnr(&healed[n - 1]);
+        println!(
+            "{}: {:.1} dB, healed {:.1} dB",
+            candidate.name,
+            after(22),
+            after(119)
+        );
+        assert!(after(22) < 40.0, "the loss does not show: {:.1}", after(22));
+        assert!(after(119) > 45.0, "it has not healed: {:.1}", after(119));
+    });
+}
+
 #[test]
 fn offline_tuning_gives_every_picture_once() {
     for_each(|candidate, codec| {

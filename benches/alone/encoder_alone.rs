@@ -55,6 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             rate: RateControl::Bitrate(arguments.bitrate),
             gop: arguments.gop,
             b_frames: 0,
+            intra_refresh: false,
             preset: Preset::Fastest,
             tuning: Tuning::LowLatency,
             surfaces_in_flight: 2,

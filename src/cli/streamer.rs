@@ -226,6 +226,11 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "N")]
     pub b_frames: Option<u32>,
 
+    /// Spread a key frame over the pictures of a GOP: each codes a strip anew, none is a burst.
+    /// Key frames come at the start and where one is asked for, so who joins late waits for one
+    #[arg(long)]
+    pub intra_refresh: bool,
+
     /// Bits per second; k and M are understood (800k, 4M) [default: from picture size and rate]
     #[arg(long, value_name = "RATE", value_parser = bit_rate)]
     pub bitrate: Option<f64>,

@@ -120,6 +120,8 @@ pub struct EncoderSettings {
     pub choice: EncoderChoice,
     pub gop: u32,
     pub b_frames: u32,
+    /// [`crate::encode::EncoderConfig::intra_refresh`].
+    pub intra_refresh: bool,
     /// `None`: a default from the picture's size and rate.
     pub rate: Option<RateControl>,
     pub preset: Preset,

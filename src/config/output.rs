@@ -63,6 +63,20 @@ fn encoder(args: &StreamerArgs, codec: Codec) -> Result<EncoderSettings, ConfigE
     if b_frames > 16 {
         return Err(value("--b-frames", b_frames, "use 0 to 16"));
     }
+    if given.intra_refresh && b_frames > 0 {
+        return Err(ConfigError::Conflict {
+            flag: "--intra-refresh",
+            other: "--b-frames",
+            instead: "a picture is refreshed from those before it: use --b-frames 0",
+        });
+    }
+    if given.intra_refresh && gop < 2 {
+        return Err(ConfigError::Conflict {
+            flag: "--intra-refresh",
+            other: "--gop 1",
+            instead: "nothing is to be refreshed between key frames: use --gop 2 or more",
+        });
+    }
     let annexb = args.input.input_mode == Some(InputModeArg::Annexb);
     let choice = match given.encoder {
         None | Some(EncoderArg::Auto) if annexb => EncoderChoice::Passthrough,
@@ -71,13 +85,15 @@ fn encoder(args: &StreamerArgs, codec: Codec) -> Result<EncoderSettings, ConfigE
         Some(EncoderArg::Software) => EncoderChoice::Software,
         Some(EncoderArg::Passthrough) => EncoderChoice::Passthrough,
     };
-    if choice == EncoderChoice::Passthrough && rate.is_some() {
+    let coding = [
+        ("--bitrate", given.bitrate.is_some()),
+        ("--quality", given.quality.is_some()),
+        ("--intra-refresh", given.intra_refresh),
+    ];
+    let coding = coding.iter().find(|(_, given)| *given);
+    if let (EncoderChoice::Passthrough, Some((flag, _))) = (choice, coding) {
         return Err(ConfigError::Conflict {
-            flag: if given.bitrate.is_some() {
-                "--bitrate"
-            } else {
-                "--quality"
-            },
+            flag,
             other: "--encoder passthrough",
             instead: "the producer decides how its stream is coded: leave it out",
         });
@@ -87,6 +103,7 @@ fn encoder(args: &StreamerArgs, codec: Codec) -> Result<EncoderSettings, ConfigE
         choice,
         gop,
         b_frames,
+        intra_refresh: given.intra_refresh,
         rate,
         preset: match given.preset.unwrap_or(PresetArg::Fastest) {
             PresetArg::Fastest => Preset::Fastest,

@@ -157,6 +157,11 @@ impl Encoder {
         self.backend.b_frames()
     }
 
+    /// See [`EncoderBackend::intra_refresh`].
+    pub fn intra_refresh(&self) -> bool {
+        self.backend.intra_refresh()
+    }
+
     /// Pictures that may be held back.
     pub fn delay(&self) -> usize {
         self.backend.delay()

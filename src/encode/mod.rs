@@ -97,6 +97,10 @@ pub struct EncoderConfig {
     /// Pictures from one IDR to the next; 0 means never again without being asked.
     pub gop: u32,
     pub b_frames: u32,
+    /// Each `gop` pictures code the whole area anew, a strip at a time, in place of an IDR each
+    /// `gop` pictures. Only the first picture and those with [`Picture::force_key`] are IDRs.
+    /// A backend that has no such thing warns and makes key frames.
+    pub intra_refresh: bool,
     pub preset: Preset,
     pub tuning: Tuning,
     /// Surfaces that ingest and the queue may hold at once, beside those the encoder keeps.
@@ -243,6 +247,11 @@ pub trait EncoderBackend {
 
     /// B-frames really in use, after clamping.
     fn b_frames(&self) -> u32;
+
+    /// Whether [`EncoderConfig::intra_refresh`] is really in use.
+    fn intra_refresh(&self) -> bool {
+        false
+    }
 
     /// Pictures that it may hold back without being broken.
     fn delay(&self) -> usize;

@@ -142,6 +142,7 @@ pub fn encode(
         rate: RateControl::Quality(options.quality),
         gop: options.gop,
         b_frames: options.b_frames,
+        intra_refresh: false,
         preset: options.preset,
         tuning: Tuning::Quality,
         surfaces_in_flight: SURFACES_IN_FLIGHT,

@@ -65,6 +65,7 @@ pub struct EncoderReport {
     pub height: u32,
     pub pixel_format: &'static str,
     pub b_frames: u32,
+    pub intra_refresh: bool,
     /// bit/s; `None` with a constant quality or passthrough.
     pub bitrate: Option<u32>,
     pub quality: Option<u8>,
@@ -261,6 +262,7 @@ impl Line<'_> {
             rate,
             gop: settings.gop,
             b_frames: settings.b_frames,
+            intra_refresh: settings.intra_refresh,
             preset: settings.preset,
             tuning: Tuning::LowLatency,
             surfaces_in_flight: self.stage.surfaces_in_flight,
@@ -305,6 +307,7 @@ impl Line<'_> {
             height: config.shape.height,
             pixel_format: config.shape.format.name(),
             b_frames: open.encoder.b_frames(),
+            intra_refresh: open.encoder.intra_refresh(),
             bitrate,
             quality,
             nominal_fps: config.frame_rate.per_second(),
@@ -317,7 +320,7 @@ impl Line<'_> {
             );
         } else {
             log::info!(
-                "encoder {}: {} {}x{} from {}, {}, {:.2} fps{}, key frame every {}, {} B-frames",
+                "encoder {}: {} {}x{} from {}, {}, {:.2} fps{}, {} every {}, {} B-frames",
                 report.name,
                 config.codec,
                 report.width,
@@ -330,6 +333,11 @@ impl Line<'_> {
                 },
                 report.nominal_fps,
                 if open.guessed_rate { " (a guess)" } else { "" },
+                if report.intra_refresh {
+                    "intra refresh"
+                } else {
+                    "key frame"
+                },
                 config.gop,
                 report.b_frames,
             );

@@ -298,13 +298,18 @@ impl fmt::Display for Report {
         if let Some(encoder) = &self.encoder {
             writeln!(
                 f,
-                "  encoder  {}: {} access units, {} key frames, {:.3} Mbit/s, largest {} bytes, {} B-frames",
+                "  encoder  {}: {} access units, {} key frames, {:.3} Mbit/s, largest {} bytes, {} B-frames{}",
                 encoder.name,
                 self.encode.access_units,
                 self.encode.key_frames,
                 self.encode.bits_per_second / 1e6,
                 self.encode.largest_access_unit,
                 encoder.b_frames,
+                if encoder.intra_refresh {
+                    ", intra refresh"
+                } else {
+                    ""
+                },
             )?;
             let encode = &self.encode;
             if encode.fallbacks + encode.stale + encode.left_out + encode.lost + encode.refused > 0

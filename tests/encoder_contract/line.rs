@@ -108,6 +108,7 @@ pub fn config(codec: Codec, width: u32, height: u32) -> EncoderConfig {
         rate: RateControl::Bitrate(1_000_000),
         gop: 30,
         b_frames: 0,
+        intra_refresh: false,
         preset: Preset::Fastest,
         tuning: Tuning::LowLatency,
         surfaces_in_flight: 2,

@@ -86,6 +86,7 @@ mod check {
                 rate: RateControl::Bitrate(8_000_000),
                 gop: 60,
                 b_frames: 0,
+                intra_refresh: false,
                 preset: Preset::Fastest,
                 tuning: Tuning::LowLatency,
                 surfaces_in_flight: 3,

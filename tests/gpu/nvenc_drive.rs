@@ -170,6 +170,7 @@ pub mod drive {
             rate: RateControl::Bitrate(arguments.bitrate),
             gop: arguments.gop,
             b_frames: arguments.b_frames,
+            intra_refresh: false,
             preset: Preset::Fastest,
             tuning: Tuning::LowLatency,
             surfaces_in_flight: 3,

@@ -206,6 +206,10 @@ impl EncoderBackend for NvencEncoder {
         self.opened.plan.b_frames
     }
 
+    fn intra_refresh(&self) -> bool {
+        self.opened.plan.intra_refresh
+    }
+
     fn delay(&self) -> usize {
         self.opened.plan.b_frames as usize
     }

@@ -16,6 +16,7 @@ pub struct Caps {
     pub custom_vbv: bool,
     pub dynamic_bitrate: bool,
     pub cabac: bool,
+    pub intra_refresh: bool,
     pub macroblocks_per_second: u32,
     pub engines: u32,
 }
@@ -38,6 +39,7 @@ impl Caps {
             custom_vbv: number(C::NV_ENC_CAPS_SUPPORT_CUSTOM_VBV_BUF_SIZE) != 0,
             dynamic_bitrate: number(C::NV_ENC_CAPS_SUPPORT_DYN_BITRATE_CHANGE) != 0,
             cabac: number(C::NV_ENC_CAPS_SUPPORT_CABAC) != 0,
+            intra_refresh: number(C::NV_ENC_CAPS_SUPPORT_INTRA_REFRESH) != 0,
             macroblocks_per_second: number(C::NV_ENC_CAPS_MB_PER_SEC_MAX),
             engines: number(C::NV_ENC_CAPS_NUM_ENCODER_ENGINES),
         }
@@ -67,6 +69,8 @@ pub struct Plan {
     pub rate: RateControl,
     pub gop: u32,
     pub b_frames: u32,
+    /// Only without B-frames, for the driver ignores it beside them (nvEncodeAPI.h).
+    pub intra_refresh: bool,
     pub preset: Preset,
     pub tuning: Tuning,
     /// Dropped where an old chip refuses it.
@@ -82,6 +86,7 @@ impl Plan {
             gop => caps.max_b_frames.min(gop - 1),
         };
         let (width, height) = config.coded_size();
+        let b_frames = config.b_frames.min(most);
         Self {
             codec: config.codec,
             width,
@@ -89,7 +94,11 @@ impl Plan {
             frame_rate: config.frame_rate,
             rate: config.rate,
             gop: config.gop,
-            b_frames: config.b_frames.min(most),
+            b_frames,
+            intra_refresh: config.intra_refresh
+                && caps.intra_refresh
+                && b_frames == 0
+                && config.gop > 1,
             preset: config.preset,
             tuning: config.tuning,
             multi_pass: config.tuning == Tuning::LowLatency,
@@ -228,9 +237,16 @@ impl Plan {
 
     fn gop_length(&self) -> u32 {
         match self.gop {
+            _ if self.intra_refresh => NVENC_INFINITE_GOPLENGTH,
             0 => NVENC_INFINITE_GOPLENGTH,
             gop => gop,
         }
+    }
+
+    /// The period of the refresh, and the pictures of one that carry it: as many as the driver
+    /// allows, "smaller than intraRefreshPeriod" (nvEncodeAPI.h), so that none is a burst.
+    fn refresh(&self) -> (u32, u32) {
+        (self.gop, self.gop - 1)
     }
 
     /// A decoder holds nothing back if only one picture is referred to.
@@ -250,6 +266,11 @@ impl Plan {
         h264.sliceMode = SLICES_PER_PICTURE;
         h264.sliceModeData = 1;
         h264.maxNumRefFrames = self.references();
+        if self.intra_refresh {
+            h264.set_enableIntraRefresh(1);
+            h264.set_outputRecoveryPointSEI(1);
+            (h264.intraRefreshPeriod, h264.intraRefreshCnt) = self.refresh();
+        }
         h264.level = LEVEL_AUTO;
         h264.chromaFormatIDC = CHROMA_420;
         h264.entropyCodingMode = if caps.cabac {
@@ -273,6 +294,10 @@ impl Plan {
         hevc.sliceMode = SLICES_PER_PICTURE;
         hevc.sliceModeData = 1;
         hevc.maxNumRefFramesInDPB = self.references();
+        if self.intra_refresh {
+            hevc.set_enableIntraRefresh(1);
+            (hevc.intraRefreshPeriod, hevc.intraRefreshCnt) = self.refresh();
+        }
         hevc.level = LEVEL_AUTO;
         hevc.tier = TIER_MAIN;
         hevc.set_chromaFormatIDC(CHROMA_420);
@@ -366,6 +391,7 @@ mod tests {
             rate: RateControl::Bitrate(4_000_000),
             gop: 60,
             b_frames: 0,
+            intra_refresh: false,
             preset: Preset::Fastest,
             tuning: Tuning::LowLatency,
             surfaces_in_flight: 3,
@@ -427,6 +453,49 @@ mod tests {
         assert_eq!(nv.rcParams.vbvBufferSize, 3 * 133_466);
         assert_eq!(nv.rcParams.zeroReorderDelay(), 0);
         assert_eq!(arm::hevc(&mut nv).maxNumRefFramesInDPB, 0);
+    }
+
+    #[test]
+    fn an_intra_refresh_has_no_end_of_gop_and_is_shorter_than_its_period() {
+        let mut wanted = config(Codec::H264);
+        wanted.intra_refresh = true;
+        let able = Caps {
+            intra_refresh: true,
+            ..caps()
+        };
+        for codec in [Codec::H264, Codec::H265] {
+            wanted.codec = codec;
+            let plan = Plan::new(&wanted, &able);
+            let mut nv = NV_ENC_CONFIG::default();
+            plan.apply(&mut nv, &able);
+            assert_eq!((nv.gopLength, nv.frameIntervalP), (u32::MAX, 1));
+            let set = match codec {
+                Codec::H264 => {
+                    let h264 = arm::h264(&mut nv);
+                    assert_eq!(h264.outputRecoveryPointSEI(), 1);
+                    (
+                        h264.enableIntraRefresh(),
+                        h264.idrPeriod,
+                        h264.intraRefreshPeriod,
+                        h264.intraRefreshCnt,
+                    )
+                }
+                Codec::H265 => {
+                    let hevc = arm::hevc(&mut nv);
+                    (
+                        hevc.enableIntraRefresh(),
+                        hevc.idrPeriod,
+                        hevc.intraRefreshPeriod,
+                        hevc.intraRefreshCnt,
+                    )
+                }
+            };
+            assert_eq!(set, (1, u32::MAX, 60, 59));
+        }
+        // Not without the capability, and not beside B-frames, where the driver would ignore it.
+        assert!(!Plan::new(&wanted, &caps()).intra_refresh);
+        wanted.b_frames = 1;
+        assert!(!Plan::new(&wanted, &able).intra_refresh);
     }
 
     #[test]

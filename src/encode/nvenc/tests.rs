@@ -24,6 +24,7 @@ fn config() -> EncoderConfig {
         rate: RateControl::Bitrate(1_000_000),
         gop: 30,
         b_frames: 0,
+        intra_refresh: false,
         preset: Preset::Fastest,
         tuning: Tuning::LowLatency,
         surfaces_in_flight: 1,

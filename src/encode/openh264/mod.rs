@@ -79,6 +79,12 @@ impl OpenH264 {
                 config.b_frames
             );
         }
+        if config.intra_refresh {
+            log::warn!(
+                "openh264 has no intra refresh: a key frame every {} pictures in its place",
+                config.gop
+            );
+        }
         warn_without_assembler(&handle);
         Ok(Self {
             handle,

@@ -221,6 +221,10 @@ impl EncoderBackend for X265 {
         self.config.b_frames
     }
 
+    fn intra_refresh(&self) -> bool {
+        self.config.intra_refresh
+    }
+
     fn delay(&self) -> usize {
         self.delay
     }
@@ -342,6 +346,13 @@ fn settings(config: &EncoderConfig) -> Vec<(&'static str, String)> {
             ("b-adapt", "0".to_owned()),
         ]);
     }
+    if config.intra_refresh {
+        // A column of blocks that walks over the picture once each `keyint` pictures. It must not be
+        // predicted from its neighbours that are not yet fresh, or a loss never heals (the contract
+        // test sees it).
+        list.push(("intra-refresh", "1".to_owned()));
+        list.push(("constrained-intra", "1".to_owned()));
+    }
     list.extend(rate_settings(config));
     list
 }
@@ -428,6 +439,7 @@ mod tests {
                     rate: RateControl::Bitrate(200_000),
                     gop: 30,
                     b_frames,
+                    intra_refresh: b_frames == 0,
                     preset: Preset::Fastest,
                     tuning,
                     surfaces_in_flight: 1,

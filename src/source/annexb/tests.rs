@@ -40,6 +40,7 @@ fn passthrough() -> Passthrough {
         rate: RateControl::Bitrate(1),
         gop: 0,
         b_frames: 0,
+        intra_refresh: false,
         preset: Preset::Fastest,
         tuning: Tuning::LowLatency,
         surfaces_in_flight: 1,

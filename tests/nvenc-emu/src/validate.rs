@@ -236,12 +236,17 @@ fn codec_config(
     let gop = nv.gopLength;
     let bad = |detail: String| refuse("initialize", call, rules::INVALID_PARAM, detail);
     // SAFETY: the arm belongs to the codec; either is plain numbers.
-    let (period, slices, chroma, repeat, disable, aud) = unsafe {
+    let (period, refresh, slices, chroma, repeat, disable, aud) = unsafe {
         if hevc {
             let h = &nv.encodeCodecConfig.hevcConfig;
             all_zero!(call, h, reserved1, reserved2);
             (
                 h.idrPeriod,
+                (
+                    h.enableIntraRefresh(),
+                    h.intraRefreshPeriod,
+                    h.intraRefreshCnt,
+                ),
                 h.sliceMode,
                 h.chromaFormatIDC(),
                 h.repeatSPSPPS(),
@@ -257,6 +262,11 @@ fn codec_config(
             }
             (
                 h.idrPeriod,
+                (
+                    h.enableIntraRefresh(),
+                    h.intraRefreshPeriod,
+                    h.intraRefreshCnt,
+                ),
                 h.sliceMode,
                 h.chromaFormatIDC,
                 h.repeatSPSPPS(),
@@ -270,6 +280,15 @@ fn codec_config(
     }
     if gop == 0 {
         return bad("gopLength 0".to_owned());
+    }
+    // nvEncodeAPI.h: the count "should be smaller than intraRefreshPeriod"; a wave that never meets
+    // an IDR needs a GOP without end.
+    if let (1, every, count) = refresh
+        && (gop != NVENC_INFINITE_GOPLENGTH || count == 0 || count >= every)
+    {
+        return bad(format!(
+            "intra refresh of {count} in {every} pictures with gopLength {gop}"
+        ));
     }
     if slices > 3 {
         return bad(format!("sliceMode {slices}"));

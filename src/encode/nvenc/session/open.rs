@@ -43,6 +43,14 @@ impl Session {
                 config.gop,
             );
         }
+        if config.intra_refresh && !plan.intra_refresh {
+            log::warn!(
+                "nvenc: {} has no intra refresh with this codec: a key frame every {} pictures in \
+                 its place",
+                self.opened.gpu,
+                config.gop,
+            );
+        }
         (self.opened.caps, self.opened.plan) = (caps, plan);
         let rest = |session: &mut Self| -> Result<(), Failure> {
             session.need_nv12(guid)?;
