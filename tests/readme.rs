@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Scene, finish, free_port_pair, text};
+use common::{Scene, finish, free_port_pair, testkit, text};
 
 const README: &str = include_str!("../README.md");
 
@@ -22,6 +22,10 @@ fn block_after(heading: &str) -> &'static str {
 
 /// `commands` with this test's binaries, instance name and port.
 fn localised(commands: &str, scene: &Scene, port: (&str, u16)) -> String {
+    // A shell goes on behind a program that is not there, and the streamer would wait for it.
+    for program in ["cvmmap_sim", "rtp_receiver_tester", "rtmp_stub_tester"] {
+        let _ = testkit(program);
+    }
     let binaries = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
         .parent()
         .unwrap();
