@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::cuda::{self, CudaError, Handle};
 use super::super::kernels::{self, Kernel};
+use super::super::watch::named;
 use super::{Device, Nv12Memory, POLL};
 use crate::frame::convert::Converter;
 use crate::frame::surface::I420PlanesMut;
@@ -20,6 +21,15 @@ pub(super) struct Uploader {
     pub(super) last_frame: Option<u32>,
     pub(super) probe_host: *mut u8,
     pub(super) late: u32,
+    /// The path that the log was told of last.
+    pub(super) path: Option<Path>,
+}
+
+/// How a frame gets from the segment to the GPU, see [`super`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    Pinned,
+    Staged,
 }
 
 /// Two sets of pinned planes, used in turn: one is converted into while the other is on its way.
@@ -143,13 +153,33 @@ impl Device {
         self.upload_pinned(uploader, view, target)
     }
 
+    /// Says which path frames take from now on, where that is another one than before.
+    fn say(&self, uploader: &mut Uploader, path: Path) {
+        if uploader.path.replace(path) == Some(path) {
+            return;
+        }
+        let why = match path {
+            Path::Pinned => "pinned: frames are read by DMA out of the producer's segment",
+            Path::Staged if !self.info.read_only_register => {
+                "staged: frames are converted by the CPU and then uploaded, since this driver \
+                 registers no read-only memory"
+            }
+            Path::Staged => {
+                "staged: frames are converted by the CPU and then uploaded, since their mapping is \
+                 not registered"
+            }
+        };
+        log::info!("nvenc: {why}");
+    }
+
     /// DMA out of the mapping, conversion on the GPU; waits for the DMA only.
     fn upload_pinned(
         &self,
-        uploader: &Uploader,
+        uploader: &mut Uploader,
         view: &FrameView<'_>,
         target: Nv12Memory,
     ) -> Result<bool, CudaError> {
+        self.say(uploader, Path::Pinned);
         let plane = view.left();
         let row = plane.width as usize * self.shape.format.bytes_per_pixel();
         let copy = cuda::rows_to_device(
@@ -181,6 +211,7 @@ impl Device {
         view: &FrameView<'_>,
         target: Nv12Memory,
     ) -> Result<bool, CudaError> {
+        self.say(uploader, Path::Staged);
         self.take_host_staging(uploader)?;
         let converter = uploader.converter;
         let host = &mut uploader.host;
@@ -253,7 +284,7 @@ impl Device {
         let start = Instant::now();
         loop {
             // SAFETY: the event lives until `close`.
-            match unsafe { (self.api.event_query)(event) } {
+            match named("cuEventQuery", || unsafe { (self.api.event_query)(event) }) {
                 cuda::SUCCESS => return Ok(true),
                 cuda::NOT_READY => (),
                 code => return self.api.check("cuEventQuery", code).map(|()| true),
@@ -298,7 +329,6 @@ impl Device {
         };
         match self.api.check("cuMemHostRegister", code) {
             Ok(()) => {
-                log::info!("nvenc: frames are read by DMA out of the producer's segment");
                 uploader.pin = Pin::Held(Arc::clone(mapping));
                 true
             }
@@ -309,7 +339,7 @@ impl Device {
                 false
             }
             Err(error) => {
-                log::info!("nvenc: {error}; frames are converted by the CPU and then uploaded");
+                log::info!("nvenc: {error}; it is not tried again");
                 uploader.pin = Pin::Never;
                 false
             }
@@ -328,8 +358,10 @@ impl Device {
             return;
         }
         // SAFETY: registered at this address by `pin`; the last copy out of it is done.
-        let code = unsafe { (self.api.host_unregister)(mapping.base().cast_mut().cast()) };
-        if let Err(error) = self.api.check("cuMemHostUnregister", code) {
+        let unregistered = self.api.call("cuMemHostUnregister", || unsafe {
+            (self.api.host_unregister)(mapping.base().cast_mut().cast())
+        });
+        if let Err(error) = unregistered {
             log::warn!("nvenc: {error}");
             std::mem::forget(mapping);
         }
