@@ -23,6 +23,10 @@ pub enum HangIn {
     Encode,
     Destroy,
     Open,
+    /// `cuInit`.
+    Init,
+    /// `cuMemAllocPitch`.
+    Surface,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,7 @@ pub struct Config {
     pub device_lost: Option<u64>,
     /// `SILENT=zero|needmore`, optionally `@n`
     pub silent: Option<(Silent, u64)>,
-    /// `HANG=lock|encode|destroy|open@17`
+    /// `HANG=lock|encode|destroy|open|init|surface`, optionally `@n`
     pub hang: Option<(HangIn, u64)>,
     /// `ENCODE_MS`, `OPEN_MS`, `COPY_DELAY_US`
     pub encode_ms: u64,
@@ -123,6 +127,8 @@ impl Config {
                     ("encode", HangIn::Encode),
                     ("destroy", HangIn::Destroy),
                     ("open", HangIn::Open),
+                    ("init", HangIn::Init),
+                    ("surface", HangIn::Surface),
                 ],
             ),
             encode_ms: number("ENCODE_MS").unwrap_or(0),

@@ -11,9 +11,10 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::{Gpu, config};
+use crate::config::{Gpu, HangIn, config};
 use crate::kernels::{self, Which};
 use crate::memory::{Kind, memory, permissions, read_careful};
+use crate::picture::hang;
 use crate::report::{Class, OwnWork, count_call, leak, stats, violation};
 use crate::stream::{Event, Stream, copy_delay};
 
@@ -155,6 +156,7 @@ fn give<T>(to: *mut T, value: T) -> c_uint {
 
 exported! {
     cuInit(flags: c_uint) {
+        hang(HangIn::Init, u64::MAX);
         cuda().initialised = true;
         if config().devices == 0 { 100 } else { flags }
     }
@@ -319,6 +321,7 @@ exported! {
     }
     cuMemAlloc_v2(address: *mut u64, bytes: usize) { allocate(address, bytes, Kind::Device) }
     cuMemAllocPitch_v2(address: *mut u64, pitch: *mut usize, width: usize, height: usize, element: c_uint) {
+        hang(HangIn::Surface, u64::MAX);
         if width == 0 || height == 0 || ![4, 8, 16].contains(&element) { return 1; }
         let wide = width.next_multiple_of(512);
         give(pitch, wide) | allocate(address, wide * height, Kind::Device)
