@@ -40,7 +40,7 @@ fn gpu_info_says_what_is_there_and_what_would_be_chosen() {
         "{text}"
     );
     let text = ask(&Emulator::new(), &[("CAPS", "none")]);
-    assert!(text.contains("h264 would be encoded by openh264 (software), since nvEncOpenEncodeSessionEx: UNSUPPORTED_DEVICE (2)"), "{text}");
+    assert!(text.contains("h264 would be encoded by openh264 (software), since nvEncOpenEncodeSessionEx failed: UNSUPPORTED_DEVICE (2)"), "{text}");
     let text = ask(&Emulator::new().without("libcuda.so.1"), &[]);
     assert!(text.contains("no NVIDIA driver here"), "{text}");
     let text = ask(&Emulator::new(), &[("MAX_VERSION", "0x90")]);
