@@ -12,13 +12,13 @@
 //! the segment once.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use self::upload::{HostStaging, PROBE_BYTES, Pin, Uploader};
 use super::cuda::{self, CudaApi, CudaError, DeviceInfo, DevicePtr, Handle};
 use super::kernels::{self, Kernel};
-use super::watch::named;
+use super::watch::{CallWatch, named};
 use crate::frame::PictureShape;
 use crate::frame::convert::Converter;
 
@@ -66,6 +66,8 @@ pub struct Device {
     /// Held for reading during an upload; stopping uploads takes it for writing.
     open: RwLock<bool>,
     uploader: Mutex<Uploader>,
+    /// Over the thread that uploads.
+    uploads: Arc<CallWatch>,
     /// An upload failed for good: the next picture that is encoded says so.
     broken: OnceLock<String>,
 }
@@ -123,6 +125,7 @@ impl Device {
                 late: 0,
                 path: None,
             }),
+            uploads: Arc::default(),
             broken: OnceLock::new(),
             info,
         };

@@ -2,10 +2,17 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The driver call that a thread is in, for whoever waits for it.
 #[derive(Debug, Default)]
-pub struct CallWatch(Mutex<Option<&'static str>>);
+pub struct CallWatch(Mutex<Option<Entered>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Entered {
+    call: &'static str,
+    at: Instant,
+}
 
 impl CallWatch {
     /// Notes the calls of this thread from now on.
@@ -15,11 +22,17 @@ impl CallWatch {
 
     /// The call that the thread is in now.
     pub fn current(&self) -> &'static str {
-        self.lock().unwrap_or("no driver call")
+        self.lock().map_or("no driver call", |entered| entered.call)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<&'static str>> {
-        // One word: a panic elsewhere leaves it whole.
+    /// The call that the thread is in now, if it has been in it for `limit` or longer.
+    pub fn longer_than(&self, limit: Duration) -> Option<&'static str> {
+        let entered = (*self.lock())?;
+        (entered.at.elapsed() >= limit).then_some(entered.call)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Entered>> {
+        // One assignment: a panic elsewhere leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -35,10 +48,17 @@ pub fn named<T>(call: &'static str, run: impl FnOnce() -> T) -> T {
 fn note(call: Option<&'static str>) {
     WATCH.with_borrow(|watch| {
         if let Some(watch) = watch {
-            *watch.lock() = call;
+            *watch.lock() = call.map(|call| Entered {
+                call,
+                at: Instant::now(),
+            });
         }
     });
 }
+
+/// A program that was stopped and goes on (SIGSTOP, a paused container) finds every limit passed,
+/// and the call that it is in has had no time: it gets this much.
+pub const GRACE: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// Here and not in the tables of functions, which several threads share: the reading thread
@@ -60,8 +80,11 @@ mod tests {
             std::thread::scope(|scope| {
                 scope.spawn(|| named("another", || ()));
             });
-            watch.current()
+            assert_eq!(watch.longer_than(Duration::MAX), None);
+            (watch.current(), watch.longer_than(Duration::ZERO))
         });
-        assert_eq!((seen, watch.current()), ("cuInit", "no driver call"));
+        assert_eq!(seen, ("cuInit", Some("cuInit")));
+        assert_eq!(watch.current(), "no driver call");
+        assert_eq!(watch.longer_than(Duration::ZERO), None);
     }
 }

@@ -3,6 +3,8 @@
 //! Requests and replies pass through one slot; nothing is allocated for them. Whoever asks waits for
 //! a bounded time. When that is over, or the thread died, the worker is lost: the thread is never
 //! joined, its session never destroyed, uploads are refused, and the process may end around it.
+//!
+//! While it has nothing to do, the thread looks after the one that uploads.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +15,7 @@ use super::device::Device;
 use super::driver::Driver;
 use super::failure::Failure;
 use super::session::{Opened, Session};
-use super::watch::{CallWatch, named};
+use super::watch::{CallWatch, GRACE, named};
 use crate::encode::{EncodedQueue, EncoderConfig, Picture};
 use crate::frame::SurfacePool;
 
@@ -134,7 +136,8 @@ impl Worker {
     }
 
     fn wait(&mut self, limit: Duration) -> Result<Reply, Failure> {
-        let end = Instant::now() + limit;
+        let mut end = Instant::now() + limit;
+        let mut patient = true;
         let mailbox = Arc::clone(&self.mailbox);
         let mut state = mailbox.lock();
         loop {
@@ -147,6 +150,10 @@ impl Worker {
                 return Err(self.give_up("the driver thread has died"));
             }
             let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() && std::mem::take(&mut patient) {
+                end = Instant::now() + GRACE;
+                continue;
+            }
             if left.is_zero() {
                 drop(state);
                 let detail = format!("no answer within {limit:?}; the driver hangs");
@@ -230,7 +237,11 @@ fn run(mailbox: &Mailbox, config: &EncoderConfig, options: &NvencOptions) {
     };
     mailbox.answer(Reply::Open(Box::new(Ok(ready))));
     loop {
-        match mailbox.next() {
+        let Some(request) = mailbox.next(options.call_limit / 2) else {
+            session.device().look_after_uploads(options.call_limit);
+            continue;
+        };
+        match request {
             Request::Encode(picture, mut queue) => {
                 let result = session.encode(picture, &mut queue);
                 mailbox.answer(Reply::Encoded(queue, result));
@@ -262,20 +273,23 @@ impl Mailbox {
             .0
     }
 
-    fn next(&self) -> Request {
+    /// The next request; `None` if there is none for about so long.
+    fn next(&self, patience: Duration) -> Option<Request> {
+        let end = Instant::now() + patience;
         let mut state = self.lock();
         loop {
             if state.abandoned {
-                return Request::Close;
+                return Some(Request::Close);
             }
             match std::mem::take(&mut state.slot) {
-                Slot::Asked(request) => return request,
+                Slot::Asked(request) => return Some(request),
                 other => state.slot = other,
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.wait(state, left);
         }
     }
 

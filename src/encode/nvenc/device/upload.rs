@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::cuda::{self, CudaError, Handle};
 use super::super::kernels::{self, Kernel};
-use super::super::watch::named;
+use super::super::watch::{CallWatch, GRACE, named};
 use super::{Device, Nv12Memory, POLL};
 use crate::frame::convert::Converter;
 use crate::frame::surface::I420PlanesMut;
@@ -87,6 +87,7 @@ impl Device {
         if self.broken().is_some() {
             return Ok(());
         }
+        CallWatch::over_this_thread(&self.uploads);
         let mut uploader = self.lock_uploader();
         match self.upload_frame(&mut uploader, view, target) {
             Ok(true) => {
@@ -125,6 +126,21 @@ impl Device {
     /// Why uploads have failed for good, if they have.
     pub fn broken(&self) -> Option<&str> {
         self.broken.get().map(String::as_str)
+    }
+
+    /// Gives uploads up if the thread that makes them has been in one call for `limit`. Nobody can
+    /// take it from there: this says what it is in, and has another encoder take over should it
+    /// come back.
+    pub fn look_after_uploads(&self, limit: Duration) {
+        if self.broken().is_some() || self.uploads.longer_than(limit).is_none() {
+            return;
+        }
+        std::thread::sleep(GRACE);
+        if let Some(call) = self.uploads.longer_than(limit) {
+            let reason = format!("{call} did not return within {limit:?}; the driver hangs");
+            log::error!("nvenc: {reason}, and the thread that reads frames with it");
+            self.break_off(reason);
+        }
     }
 
     fn upload_frame(
@@ -192,13 +208,16 @@ impl Device {
         // the pin until `copied` is done; staging holds `height` rows of its pitch; the kernel gets
         // the arguments that kernels.cu declares.
         unsafe {
-            let got = (self.api.memcpy_2d_async)(&raw const copy, self.upload);
-            self.api.check("cuMemcpy2DAsync", got)?;
-            let got = (self.api.event_record)(uploader.copied, self.upload);
-            self.api.check("cuEventRecord", got)?;
+            self.api.call("cuMemcpy2DAsync", || {
+                (self.api.memcpy_2d_async)(&raw const copy, self.upload)
+            })?;
+            self.api.call("cuEventRecord", || {
+                (self.api.event_record)(uploader.copied, self.upload)
+            })?;
             self.convert(target)?;
-            let got = (self.api.event_record)(target.ready, self.upload);
-            self.api.check("cuEventRecord", got)?;
+            self.api.call("cuEventRecord", || {
+                (self.api.event_record)(target.ready, self.upload)
+            })?;
         }
         self.counters.pinned.fetch_add(1, Ordering::Relaxed);
         self.wait_for(uploader.copied)
@@ -253,18 +272,21 @@ impl Device {
         // SAFETY: the planes live until `close`, which waits for the stream; the sizes are those of
         // the allocations; the kernel gets the arguments that kernels.cu declares.
         unsafe {
-            let got = (self.api.memcpy_2d_async)(&raw const copy, self.upload);
-            self.api.check("cuMemcpy2DAsync", got)?;
+            self.api.call("cuMemcpy2DAsync", || {
+                (self.api.memcpy_2d_async)(&raw const copy, self.upload)
+            })?;
             let planes = base.add(luma_bytes).cast_const().cast();
-            let got =
-                (self.api.memcpy_htod_async)(self.staging, planes, 2 * chroma_bytes, self.upload);
-            self.api.check("cuMemcpyHtoDAsync", got)?;
-            let got = (self.api.event_record)(host.copied[at], self.upload);
-            self.api.check("cuEventRecord", got)?;
+            self.api.call("cuMemcpyHtoDAsync", || {
+                (self.api.memcpy_htod_async)(self.staging, planes, 2 * chroma_bytes, self.upload)
+            })?;
+            self.api.call("cuEventRecord", || {
+                (self.api.event_record)(host.copied[at], self.upload)
+            })?;
             host.in_use[at] = true;
             self.interleave(target)?;
-            let got = (self.api.event_record)(target.ready, self.upload);
-            self.api.check("cuEventRecord", got)?;
+            self.api.call("cuEventRecord", || {
+                (self.api.event_record)(target.ready, self.upload)
+            })?;
         }
         self.counters.staged.fetch_add(1, Ordering::Relaxed);
         Ok(true)
@@ -320,13 +342,13 @@ impl Device {
         let length = mapping.len().next_multiple_of(page_size());
         // SAFETY: the mapping exists as long as its Arc, which is kept until it is unregistered; it
         // begins at a page and the kernel maps whole pages. The driver only reads (READ_ONLY).
-        let code = unsafe {
+        let code = named("cuMemHostRegister", || unsafe {
             (self.api.host_register)(
                 mapping.base().cast_mut().cast(),
                 length,
                 cuda::REGISTER_PORTABLE_READ_ONLY,
             )
-        };
+        });
         match self.api.check("cuMemHostRegister", code) {
             Ok(()) => {
                 uploader.pin = Pin::Held(Arc::clone(mapping));
@@ -380,18 +402,16 @@ impl Device {
             // SAFETY: the mapping holds at least the metadata block, which the frame was found by;
             // both probe buffers hold PROBE_BYTES.
             unsafe {
-                let got =
-                    (self.api.memcpy_htod_async)(self.probe, base.cast(), PROBE_BYTES, self.upload);
-                self.api.check("cuMemcpyHtoDAsync", got)?;
-                let got = (self.api.memcpy_dtoh_async)(
-                    uploader.probe_host.cast(),
-                    self.probe,
-                    PROBE_BYTES,
-                    self.upload,
-                );
-                self.api.check("cuMemcpyDtoHAsync", got)?;
-                let got = (self.api.event_record)(uploader.copied, self.upload);
-                self.api.check("cuEventRecord", got)?;
+                self.api.call("cuMemcpyHtoDAsync", || {
+                    (self.api.memcpy_htod_async)(self.probe, base.cast(), PROBE_BYTES, self.upload)
+                })?;
+                self.api.call("cuMemcpyDtoHAsync", || {
+                    let host = uploader.probe_host.cast();
+                    (self.api.memcpy_dtoh_async)(host, self.probe, PROBE_BYTES, self.upload)
+                })?;
+                self.api.call("cuEventRecord", || {
+                    (self.api.event_record)(uploader.copied, self.upload)
+                })?;
             }
             if !self.wait_for(uploader.copied)? {
                 return Ok(false);
@@ -484,7 +504,7 @@ impl Device {
         let (block_x, block_y) = kernels::BLOCK;
         let grid = (threads.0.div_ceil(block_x), threads.1.div_ceil(block_y));
         // SAFETY: as the callers say; the driver copies the arguments before it returns.
-        let got = unsafe {
+        self.api.call("cuLaunchKernel", || unsafe {
             (self.api.launch_kernel)(
                 function,
                 grid.0,
@@ -498,8 +518,7 @@ impl Device {
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
-        };
-        self.api.check("cuLaunchKernel", got)
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Copies between host and device, queued on streams.
 
 use std::ffi::{c_uint, c_void};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::stream::on_stream;
 use super::{Handle, enter, need_context};
@@ -12,6 +13,7 @@ use crate::stream::copy_delay;
 
 exported! {
     cuMemcpy2DAsync_v2(copy: *const Copy2D, stream: Handle) {
+        hold_up();
         // SAFETY: the client passes a structure of CUDA's layout.
         let copy = unsafe { &*copy };
         copy_2d(copy, stream as usize)
@@ -38,6 +40,17 @@ exported! {
             unsafe { (address as *mut u8).write_bytes(value, bytes) };
             block.pending.fetch_sub(1, Ordering::AcqRel);
         })
+    }
+}
+
+/// The call that is asked to be slow (`UPLOAD_MS`).
+fn hold_up() {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let number = CALLS.fetch_add(1, Ordering::Relaxed);
+    if let Some((millis, at)) = config().upload_ms
+        && at == number
+    {
+        std::thread::sleep(Duration::from_millis(u64::from(millis)));
     }
 }
 
