@@ -192,7 +192,10 @@ fn odd_sizes_are_coded_as_the_next_even_ones_with_their_edges_repeated() {
                 let what = format!("{width}x{height}, format {format} {path}");
                 if format > GRAY {
                     // Not RGB: the drive fills these with 128.
-                    let all = picture.planes.iter().all(|sample| sample.abs_diff(128) <= 2);
+                    let all = picture
+                        .planes
+                        .iter()
+                        .all(|sample| sample.abs_diff(128) <= 2);
                     assert!(all, "{what}");
                     continue;
                 }

@@ -180,9 +180,7 @@ pub fn devices(api: &CudaApi) -> Result<Vec<DeviceInfo>, CudaError> {
         (0..count)
             .map(|index| {
                 let (mut ordinal, mut uuid, mut name) = (0, [0_u8; 16], [0_u8; 128]);
-                api.call("cuDeviceGet", || {
-                    (api.device_get)(&raw mut ordinal, index)
-                })?;
+                api.call("cuDeviceGet", || (api.device_get)(&raw mut ordinal, index))?;
                 let length = name.len() as c_int - 1;
                 api.call("cuDeviceGetName", || {
                     (api.device_name)(name.as_mut_ptr().cast(), length, ordinal)

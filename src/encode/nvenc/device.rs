@@ -366,9 +366,10 @@ impl Device {
         }
         // SAFETY: retained once by `open`; no handle of it is used from here on.
         unsafe {
-            named("cuCtxSetCurrent", || {
-                (api.set_current)(std::ptr::null_mut())
-            });
+            named(
+                "cuCtxSetCurrent",
+                || (api.set_current)(std::ptr::null_mut()),
+            );
             named("cuDevicePrimaryCtxRelease", || {
                 (api.primary_release)(self.info.ordinal)
             });

@@ -23,14 +23,12 @@ pub fn probe(driver: &Driver, info: &DeviceInfo) -> Result<Vec<(Codec, Caps)>, S
     .map_err(|error| error.to_string())?;
     // SAFETY: the context was just retained.
     let current = cuda.call("cuCtxSetCurrent", || unsafe { (cuda.set_current)(context) });
-    let result = current
-        .map_err(|error| error.to_string())
-        .and_then(|()| {
-            let mut calls = Calls::new(driver.encode);
-            let found = ask(&mut calls, context);
-            calls.destroy();
-            found.map_err(|failure| failure.to_string())
-        });
+    let result = current.map_err(|error| error.to_string()).and_then(|()| {
+        let mut calls = Calls::new(driver.encode);
+        let found = ask(&mut calls, context);
+        calls.destroy();
+        found.map_err(|failure| failure.to_string())
+    });
     // SAFETY: nothing uses the context any more.
     unsafe {
         (cuda.set_current)(std::ptr::null_mut());

@@ -205,10 +205,7 @@ fn a_gpu_that_cannot_change_its_rate_is_not_asked_to() {
     fake.refuse("nvEncGetEncodeCaps", 8);
     let mut encoder = open(&fake).unwrap();
     let error = encoder.set_bitrate(2_000_000).unwrap_err();
-    assert!(
-        matches!(error, EncodeError::Unsupported { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, EncodeError::Unsupported { .. }), "{error}");
     assert_eq!(fake.count("nvEncReconfigureEncoder"), 0);
 }
 

@@ -2,7 +2,9 @@
 
 use std::ffi::{c_int, c_uint};
 
-use super::{CURRENT, Context, Handle, context_is_alive, cuda, current_context, enter, give, new_handle};
+use super::{
+    CURRENT, Context, Handle, context_is_alive, cuda, current_context, enter, give, new_handle,
+};
 
 exported! {
     cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) {

@@ -21,7 +21,12 @@ pub(super) unsafe extern "C" fn guid_count(session: Handle, count: *mut u32) -> 
     })
 }
 
-pub(super) unsafe extern "C" fn guids(session: Handle, list: *mut GUID, size: u32, count: *mut u32) -> Status {
+pub(super) unsafe extern "C" fn guids(
+    session: Handle,
+    list: *mut GUID,
+    size: u32,
+    count: *mut u32,
+) -> Status {
     let call = "nvEncGetEncodeGUIDs";
     session_call(call, session, |_| {
         let known = [rules::H264, rules::HEVC];
@@ -55,7 +60,11 @@ pub(super) unsafe extern "C" fn caps(
     })
 }
 
-pub(super) unsafe extern "C" fn format_count(session: Handle, guid: GUID, count: *mut u32) -> Status {
+pub(super) unsafe extern "C" fn format_count(
+    session: Handle,
+    guid: GUID,
+    count: *mut u32,
+) -> Status {
     let call = "nvEncGetInputFormatCount";
     session_call(call, session, |_| {
         is_hevc(call, guid)?;

@@ -39,7 +39,10 @@ pub(super) unsafe extern "C" fn create_bitstream(
     })
 }
 
-pub(super) unsafe extern "C" fn destroy_bitstream(session: Handle, buffer: NV_ENC_OUTPUT_PTR) -> Status {
+pub(super) unsafe extern "C" fn destroy_bitstream(
+    session: Handle,
+    buffer: NV_ENC_OUTPUT_PTR,
+) -> Status {
     let call = "nvEncDestroyBitstreamBuffer";
     session_call(call, session, |session| {
         session
@@ -99,7 +102,10 @@ pub(super) unsafe extern "C" fn destroy_input(session: Handle, buffer: NV_ENC_IN
     })
 }
 
-pub(super) unsafe extern "C" fn lock_input(session: Handle, params: *mut NV_ENC_LOCK_INPUT_BUFFER) -> Status {
+pub(super) unsafe extern "C" fn lock_input(
+    session: Handle,
+    params: *mut NV_ENC_LOCK_INPUT_BUFFER,
+) -> Status {
     let call = "nvEncLockInputBuffer";
     session_call(call, session, |session| {
         // SAFETY: as the client gave it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nvenc_sys::*;
 
 use super::picture::pictures_of;
-use super::{Handle, Status, arg, code, session_call};
+use super::{API, Handle, Status, arg, code, session_call};
 use crate::codec::{self, Settings};
 use crate::config::{Gpu, HangIn, config};
 use crate::picture::hang;
@@ -78,7 +78,10 @@ pub(super) unsafe extern "C" fn open_session(
     })())
 }
 
-pub(super) unsafe extern "C" fn initialize(session: Handle, params: *mut NV_ENC_INITIALIZE_PARAMS) -> Status {
+pub(super) unsafe extern "C" fn initialize(
+    session: Handle,
+    params: *mut NV_ENC_INITIALIZE_PARAMS,
+) -> Status {
     let call = "nvEncInitializeEncoder";
     session_call(call, session, |session| {
         // SAFETY: as the client gave it.
@@ -144,7 +147,11 @@ pub(super) unsafe extern "C" fn reconfigure(
     })
 }
 
-pub(super) unsafe extern "C" fn set_streams(session: Handle, input: Handle, output: Handle) -> Status {
+pub(super) unsafe extern "C" fn set_streams(
+    session: Handle,
+    input: Handle,
+    output: Handle,
+) -> Status {
     let call = "nvEncSetIOCudaStreams";
     session_call(call, session, |session| {
         session.init(call)?;

@@ -7,7 +7,10 @@ use crate::config::HangIn;
 use crate::picture::hang;
 use crate::session::sessions;
 
-pub(super) unsafe extern "C" fn encode_picture(session: Handle, params: *mut NV_ENC_PIC_PARAMS) -> Status {
+pub(super) unsafe extern "C" fn encode_picture(
+    session: Handle,
+    params: *mut NV_ENC_PIC_PARAMS,
+) -> Status {
     let call = "nvEncEncodePicture";
     hang(HangIn::Encode, pictures_of(session));
     session_call(call, session, |session| {
@@ -17,7 +20,10 @@ pub(super) unsafe extern "C" fn encode_picture(session: Handle, params: *mut NV_
     })
 }
 
-pub(super) unsafe extern "C" fn lock_bitstream(session: Handle, params: *mut NV_ENC_LOCK_BITSTREAM) -> Status {
+pub(super) unsafe extern "C" fn lock_bitstream(
+    session: Handle,
+    params: *mut NV_ENC_LOCK_BITSTREAM,
+) -> Status {
     let call = "nvEncLockBitstream";
     hang(HangIn::Lock, pictures_of(session).saturating_sub(1));
     session_call(call, session, |session| {
@@ -27,7 +33,10 @@ pub(super) unsafe extern "C" fn lock_bitstream(session: Handle, params: *mut NV_
     })
 }
 
-pub(super) unsafe extern "C" fn unlock_bitstream(session: Handle, buffer: NV_ENC_OUTPUT_PTR) -> Status {
+pub(super) unsafe extern "C" fn unlock_bitstream(
+    session: Handle,
+    buffer: NV_ENC_OUTPUT_PTR,
+) -> Status {
     session_call("nvEncUnlockBitstream", session, |session| {
         session.unlock(buffer as usize)
     })

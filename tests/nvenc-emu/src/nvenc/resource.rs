@@ -12,7 +12,10 @@ use crate::rules::{self, Versioned};
 use crate::session::{Map, Resource, refuse};
 use crate::validate::{self, all_zero};
 
-pub(super) unsafe extern "C" fn register(session: Handle, params: *mut NV_ENC_REGISTER_RESOURCE) -> Status {
+pub(super) unsafe extern "C" fn register(
+    session: Handle,
+    params: *mut NV_ENC_REGISTER_RESOURCE,
+) -> Status {
     let call = "nvEncRegisterResource";
     session_call(call, session, |session| {
         // SAFETY: as the client gave it.
@@ -83,7 +86,10 @@ pub(super) unsafe extern "C" fn register(session: Handle, params: *mut NV_ENC_RE
     })
 }
 
-pub(super) unsafe extern "C" fn unregister(session: Handle, resource: NV_ENC_REGISTERED_PTR) -> Status {
+pub(super) unsafe extern "C" fn unregister(
+    session: Handle,
+    resource: NV_ENC_REGISTERED_PTR,
+) -> Status {
     let call = "nvEncUnregisterResource";
     session_call(call, session, |session| {
         match session.resources.get(&(resource as usize)) {
@@ -98,7 +104,10 @@ pub(super) unsafe extern "C" fn unregister(session: Handle, resource: NV_ENC_REG
     })
 }
 
-pub(super) unsafe extern "C" fn map(session: Handle, params: *mut NV_ENC_MAP_INPUT_RESOURCE) -> Status {
+pub(super) unsafe extern "C" fn map(
+    session: Handle,
+    params: *mut NV_ENC_MAP_INPUT_RESOURCE,
+) -> Status {
     let call = "nvEncMapInputResource";
     session_call(call, session, |session| {
         // SAFETY: as the client gave it.
