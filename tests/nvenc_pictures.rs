@@ -190,13 +190,19 @@ fn odd_sizes_are_coded_as_the_next_even_ones_with_their_edges_repeated() {
                 let _ = outcome.succeeded().clean().no_leak();
                 let picture = Decoded::last((even(width), even(height)), &decode(&file));
                 let what = format!("{width}x{height}, format {format} {path}");
+                // openh264 fills up its last row of macroblocks with something darker, which shines through, as it does
+                // when it codes the same picture without a driver.
+                let most = |y: usize| if y + 2 < even(height) { 3 } else { 12 };
+                let check = |x: usize, y: usize, luma: u8| {
+                    let (got, wanted) = (picture.at(x, y), [luma, 128, 128]);
+                    let near = near(got, wanted, most(y));
+                    assert!(near, "{what}, ({x}, {y}): {got:?}, not {wanted:?}");
+                };
                 if format > GRAY {
                     // Not RGB: the drive fills these with 128.
-                    let all = picture
-                        .planes
-                        .iter()
-                        .all(|sample| sample.abs_diff(128) <= 2);
-                    assert!(all, "{what}");
+                    for y in 0..even(height) {
+                        (0..even(width)).for_each(|x| check(x, y, 128));
+                    }
                     continue;
                 }
                 if format < GRAY {
@@ -208,12 +214,9 @@ fn odd_sizes_are_coded_as_the_next_even_ones_with_their_edges_repeated() {
                 }
                 // Along the ramp, in its middle and in the last row, which may be a repeated one; and in the last
                 // column, likewise.
-                for row in [height * 3 / 4, even(height) - 1] {
+                for y in [height * 3 / 4, even(height) - 1] {
                     for x in (8..width - 8).step_by(16).chain([even(width) - 1]) {
-                        let wanted = [ramp(x.min(width - 1), width), 128, 128];
-                        let got = picture.at(x, row);
-                        let near = near(got, wanted, 3);
-                        assert!(near, "{what}, ({x}, {row}): {got:?}, not {wanted:?}");
+                        check(x, y, ramp(x.min(width - 1), width));
                     }
                 }
             }
