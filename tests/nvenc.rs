@@ -245,7 +245,7 @@ fn a_driver_that_hangs_is_left_behind_with_the_name_of_the_call() {
         ("encode@17", "nvEncEncodePicture"),
     ] {
         let outcome = Emulator::new()
-            .drive("--call-limit-ms 500", &[("HANG", hang)])
+            .drive("--call-limit-ms 2000", &[("HANG", hang)])
             .clean();
         let error = outcome.report["error"].as_str().unwrap();
         assert!(
@@ -261,7 +261,7 @@ fn a_driver_that_hangs_is_left_behind_with_the_name_of_the_call() {
         );
     }
     // In teardown nobody waits for it either; the stream is complete by then.
-    let outcome = Emulator::new().drive("--frames 5 --call-limit-ms 500", &[("HANG", "destroy")]);
+    let outcome = Emulator::new().drive("--frames 5 --call-limit-ms 2000", &[("HANG", "destroy")]);
     let outcome = outcome.succeeded().clean();
     assert!(
         outcome.log.contains("nvEncDestroyEncoder does not return"),
@@ -278,10 +278,10 @@ fn a_driver_that_hangs_while_it_opens_is_a_refusal() {
         ("surface", "cuMemAllocPitch"),
     ] {
         let outcome = Emulator::new()
-            .drive("--frames 3 --open-limit-ms 500", &[("HANG", hang)])
+            .drive("--frames 3 --open-limit-ms 3000", &[("HANG", hang)])
             .clean();
         let error = outcome.report["error"].as_str().unwrap();
-        let named = format!("{call} failed: no answer within 500ms; the driver hangs");
+        let named = format!("{call} failed: no answer within 3s; the driver hangs");
         assert!(error.contains(&named), "{hang}: {error}");
     }
 }
