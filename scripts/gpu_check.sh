@@ -49,8 +49,13 @@ failed() {
         rc=${PIPESTATUS[0]}
         [ "$rc" -eq 0 ] || failed "nvenc_drive with $codec, exit $rc"
         if command -v ffprobe >/dev/null; then
-            ffprobe -v error -count_frames -show_entries stream=codec_name,width,height,nb_read_frames -of csv "$work/$codec.bin" ||
-                failed "ffprobe of $codec"
+            found=$(ffprobe -v error -count_frames -show_entries stream=codec_name,width,height,nb_read_frames -of csv=p=0 \
+                "$work/$codec.bin") || failed "ffprobe of $codec"
+            echo "ffprobe: $found"
+            # ffprobe has its own names and order.
+            [ "$found" = "${codec/h265/hevc},1920,1080,120" ] || failed "$codec: not 120 pictures of 1920x1080"
+        else
+            echo "no ffprobe: the pictures were not counted"
         fi
     done
     echo "== the streamer with a source of its own"

@@ -6,6 +6,7 @@
 
 #![cfg(feature = "nvenc")]
 
+mod common;
 #[path = "nvenc_support/drive.rs"]
 mod drive;
 mod nvenc_support;
@@ -13,12 +14,13 @@ mod nvenc_support;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use common::{LIMIT, Program};
 use nvenc_support::Emulator;
 use serde_json::Value;
 
 #[test]
 fn whatever_is_refused_at_open_is_one_line_that_says_what_would_help() {
-    let rows: [(&[(&str, &str)], &str); 12] = [
+    let rows: [(&[(&str, &str)], &str); 15] = [
         (
             &[("MAX_VERSION", "0xA0")],
             "driver too old: needs NVENC API 11.1 (driver 470.57.02 or newer), found 10.0",
@@ -30,10 +32,14 @@ fn whatever_is_refused_at_open_is_one_line_that_says_what_would_help() {
         (&[("OPEN_STATUS", "1")], "has no encoder"),
         (&[("OPEN_STATUS", "2")], "has no encoder"),
         (&[("CAPS", "none")], "has no encoder"),
+        (&[("OPEN_STATUS", "4")], "INVALID_DEVICE (4)"),
+        (&[("OPEN_STATUS", "5")], "DEVICE_NOT_EXIST (5)"),
         (&[("OPEN_STATUS", "10")], "all encoder sessions are in use"),
         (&[("OPEN_STATUS", "21")], "all encoder sessions are in use"),
         (&[("OPEN_STATUS", "15")], "INVALID_VERSION (15)"),
         (&[("DEVICES", "0")], "sees no GPU"),
+        // Asked again with less first.
+        (&[("INIT_STATUS", "8")], "INVALID_PARAM (8)"),
         (&[("INIT_STATUS", "20")], "GENERIC (20)"),
         (
             &[("REGISTER_STATUS", "23")],
@@ -57,6 +63,14 @@ fn whatever_is_refused_at_open_is_one_line_that_says_what_would_help() {
         let error = outcome.report["error"].as_str().unwrap().to_owned();
         assert!(error.contains(words), "{switches:?}: {error}");
         assert!(!error.contains('\n'));
+        let outcome = Emulator::new()
+            .drive("--through auto --frames 3", switches)
+            .succeeded()
+            .clean()
+            .no_leak();
+        assert_eq!(outcome.report["opened"], "openh264", "{switches:?}");
+        assert!(outcome.log.contains(words), "{}", outcome.log);
+        assert_eq!(outcome.keys(), [0], "{switches:?}");
     }
 }
 
@@ -231,7 +245,7 @@ fn a_driver_that_hangs_is_left_behind_with_the_name_of_the_call() {
         ("encode@17", "nvEncEncodePicture"),
     ] {
         let outcome = Emulator::new()
-            .drive("--call-limit-ms 500", &[("HANG", hang)])
+            .drive("--call-limit-ms 2000", &[("HANG", hang)])
             .clean();
         let error = outcome.report["error"].as_str().unwrap();
         assert!(
@@ -247,7 +261,7 @@ fn a_driver_that_hangs_is_left_behind_with_the_name_of_the_call() {
         );
     }
     // In teardown nobody waits for it either; the stream is complete by then.
-    let outcome = Emulator::new().drive("--frames 5 --call-limit-ms 500", &[("HANG", "destroy")]);
+    let outcome = Emulator::new().drive("--frames 5 --call-limit-ms 2000", &[("HANG", "destroy")]);
     let outcome = outcome.succeeded().clean();
     assert!(
         outcome.log.contains("nvEncDestroyEncoder does not return"),
@@ -258,14 +272,18 @@ fn a_driver_that_hangs_is_left_behind_with_the_name_of_the_call() {
 
 #[test]
 fn a_driver_that_hangs_while_it_opens_is_a_refusal() {
-    let outcome = Emulator::new()
-        .drive("--frames 3 --open-limit-ms 500", &[("HANG", "open")])
-        .clean();
-    let error = outcome.report["error"].as_str().unwrap();
-    assert!(
-        error.contains("nvEncOpenEncodeSessionEx") && error.contains("the driver hangs"),
-        "{error}"
-    );
+    for (hang, call) in [
+        ("init", "cuInit"),
+        ("open", "nvEncOpenEncodeSessionEx"),
+        ("surface", "cuMemAllocPitch"),
+    ] {
+        let outcome = Emulator::new()
+            .drive("--frames 3 --open-limit-ms 3000", &[("HANG", hang)])
+            .clean();
+        let error = outcome.report["error"].as_str().unwrap();
+        let named = format!("{call} failed: no answer within 3s; the driver hangs");
+        assert!(error.contains(&named), "{hang}: {error}");
+    }
 }
 
 /// At picture 17 the driver fails in each way that a running one can.
@@ -336,28 +354,27 @@ fn nvenc_or_nothing_does_not_fall_back() {
 fn a_second_streamer_beyond_the_session_limit_is_told_so() {
     let emulator = Emulator::new();
     let limit = [("SESSIONS", "1"), ("ENCODE_MS", "20")];
-    let mut first = emulator
-        .drive_command("--frames 2000", "first.json", &limit)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let end = Instant::now() + Duration::from_secs(60);
+    let first = Program::start(
+        emulator
+            .drive_command("--frames 100000", "first.json", &limit)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
+    let end = Instant::now() + LIMIT;
     let taken = || {
         let stats = emulator.stats("first.json");
         stats.is_some_and(|stats| stats["sessions_open"] == 1)
     };
     while !taken() {
-        assert!(Instant::now() < end, "the first one opens within a minute");
-        std::thread::yield_now();
+        assert!(Instant::now() < end, "the first one does not open");
+        std::thread::sleep(Duration::from_millis(5));
     }
     let output = emulator
         .drive_command("--frames 1", "second.json", &limit)
         .output()
         .unwrap();
     let second = emulator.outcome(&output, "second.json").clean().no_leak();
-    first.kill().unwrap();
-    first.wait().unwrap();
+    drop(first);
     let error = second.report["error"].as_str().unwrap();
     assert!(error.contains("all encoder sessions are in use"), "{error}");
 }
@@ -381,6 +398,18 @@ fn copies_that_never_end_lose_the_encoder_and_not_the_ingest_thread() {
 }
 
 #[test]
+fn an_upload_that_hangs_is_named_while_it_does_and_costs_the_encoder_when_it_comes_back() {
+    let limit = "--frames 10 --call-limit-ms 1000";
+    let outcome = Emulator::new().drive(limit, &[("UPLOAD_MS", "5000@5")]);
+    let outcome = outcome.clean().no_leak();
+    let error = outcome.report["error"].as_str().unwrap();
+    let named = "cuMemcpy2DAsync did not return within 1s; the driver hangs";
+    assert!(error.contains(named), "{error}");
+    assert!(outcome.log.contains(named), "{}", outcome.log);
+    assert_eq!(outcome.report["units"].as_array().unwrap().len(), 5);
+}
+
+#[test]
 fn where_pinning_is_refused_the_cpu_converts_and_nothing_else_changes() {
     for switch in [
         ("HOSTREG_STATUS", "801"),
@@ -396,18 +425,32 @@ fn where_pinning_is_refused_the_cpu_converts_and_nothing_else_changes() {
             (outcome.number("pinned"), outcome.number("staged")),
             (0, 20)
         );
+        assert_eq!(outcome.log.matches("nvenc: staged: ").count(), 1);
     }
 }
 
 #[test]
-fn running_out_of_gpu_memory_at_any_allocation_is_a_refusal_without_a_leak() {
-    for at in 0..12 {
-        let number = at.to_string();
-        let outcome = Emulator::new().drive("--frames 2", &[("ALLOC_FAIL_AT", &number)]);
-        let outcome = outcome.clean().no_leak();
-        if let Some(error) = outcome.report["error"].as_str() {
-            assert!(error.contains("CUDA_ERROR_OUT_OF_MEMORY (2)"), "{error}");
+fn running_out_of_gpu_memory_at_any_allocation_is_an_error_without_a_leak() {
+    // Staging, the probe on both sides, and the surfaces: a ring of four, and the three that the drive asks for.
+    const PINNED: u32 = 3 + 4 + 3;
+    // And the two sets of planes on the host, either at open or when registering was refused.
+    const STAGED: u32 = PINNED + 2;
+    for (path, allocations) in [
+        (("HOSTREG_RO", "1"), PINNED),
+        (("HOSTREG_RO", "0"), STAGED),
+        (("HOSTREG_STATUS", "801"), STAGED),
+    ] {
+        for at in 0..allocations {
+            let number = at.to_string();
+            let outcome = Emulator::new().drive("--frames 2", &[path, ("ALLOC_FAIL_AT", &number)]);
+            let outcome = outcome.clean().no_leak();
+            let error = outcome.report["error"].as_str();
+            let said = error.is_some_and(|error| error.contains("CUDA_ERROR_OUT_OF_MEMORY (2)"));
+            assert!(said, "{path:?}, allocation {at}: {error:?}");
         }
+        let number = allocations.to_string();
+        let outcome = Emulator::new().drive("--frames 2", &[path, ("ALLOC_FAIL_AT", &number)]);
+        let _ = outcome.succeeded().clean().no_leak();
     }
 }
 

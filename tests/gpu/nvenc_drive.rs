@@ -86,6 +86,9 @@ pub mod drive {
         /// A fixed picture of bars and a grey ramp in place of the moving pattern.
         #[arg(long)]
         bars: bool,
+        /// Write something else into the segment as soon as a frame counts as read.
+        #[arg(long)]
+        scribble: bool,
         #[arg(long, default_value_t = 0)]
         gpu: usize,
         #[arg(long, default_value_t = 2000)]
@@ -199,7 +202,7 @@ pub mod drive {
             if number > 0 && number % arguments.remap_each == 0 {
                 segment = Segment::new(shape);
             }
-            segment.draw(number, arguments.bars);
+            segment.draw(number, arguments);
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             for change in 0..arguments.bitrate_changes {
                 let bits = arguments.bitrate + (change % 7) as u32 * 1000;
@@ -222,6 +225,9 @@ pub mod drive {
                 continue;
             }
             report.fill_us.push(started.elapsed().as_micros() as u64);
+            if arguments.scribble {
+                segment.scribble();
+            }
             let snapshot = Snapshot {
                 info,
                 surface,
@@ -452,21 +458,31 @@ pub mod drive {
             unsafe { FrameView::new(info, self.reader.base().add(METADATA)) }
         }
 
-        fn draw(&mut self, number: u64, bars: bool) {
+        fn bytes(&mut self) -> &mut [u8] {
             // SAFETY: the writer's mapping has `len` bytes and is this process's own; the reader's
-            // view of them is read between calls of this only.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(self.writer, self.len) };
+            // view of them is read between writes only.
+            unsafe { std::slice::from_raw_parts_mut(self.writer, self.len) }
+        }
+
+        fn scribble(&mut self) {
+            self.bytes()[METADATA..].fill(0x55);
+        }
+
+        fn draw(&mut self, number: u64, arguments: &Arguments) {
+            let shape = self.shape;
+            let bytes = self.bytes();
             bytes[..8].copy_from_slice(&number.to_ne_bytes());
-            let (width, height) = (self.shape.width as usize, self.shape.height as usize);
-            let bpp = self.shape.format.bytes_per_pixel();
-            if bars && number > 0 {
+            let (width, height) = (shape.width as usize, shape.height as usize);
+            let bpp = shape.format.bytes_per_pixel();
+            let bars = arguments.bars;
+            if bars && number > 0 && !arguments.scribble {
                 return;
             }
             for y in 0..height {
                 let row = &mut bytes[METADATA + y * width * bpp..][..width * bpp];
                 if bars {
                     for (x, pixel) in row.chunks_exact_mut(bpp).enumerate() {
-                        bar(pixel, x, y, width, height, self.shape.format);
+                        bar(pixel, x, y, width, height, shape.format);
                     }
                 } else {
                     let shade = (y * 255 / height) as u8;

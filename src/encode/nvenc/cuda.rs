@@ -12,6 +12,8 @@ use cudarc::driver::sys::{CUDA_MEMCPY2D, CUdevice_attribute, CUmemorytype};
 use nvenc_sys::loader::CUDA_LIBRARY;
 use nvenc_sys::{LoadError, SharedLibrary};
 
+use super::watch::named;
+
 /// A `CUresult` as the number it is.
 pub type CuResult = c_uint;
 /// A CUDA handle of whatever kind.
@@ -112,6 +114,19 @@ impl fmt::Display for CudaError {
 impl std::error::Error for CudaError {}
 
 impl CudaApi {
+    /// Makes a call under its name, which is what a watched thread is found in, and in the error.
+    ///
+    /// # Errors
+    ///
+    /// If its result is not 0.
+    pub fn call(
+        &self,
+        call: &'static str,
+        run: impl FnOnce() -> CuResult,
+    ) -> Result<(), CudaError> {
+        self.check(call, named(call, run))
+    }
+
     /// Turns a result into an error with the driver's name for it.
     ///
     /// # Errors
@@ -159,22 +174,26 @@ pub fn devices(api: &CudaApi) -> Result<Vec<DeviceInfo>, CudaError> {
     // SAFETY: for all calls below, every pointer is to a live local variable of the documented type,
     // and the length passed with a buffer is the buffer's.
     unsafe {
-        api.check("cuInit", (api.init)(0))?;
+        api.call("cuInit", || (api.init)(0))?;
         let mut count = 0;
-        api.check("cuDeviceGetCount", (api.device_count)(&raw mut count))?;
+        api.call("cuDeviceGetCount", || (api.device_count)(&raw mut count))?;
         (0..count)
             .map(|index| {
                 let (mut ordinal, mut uuid, mut name) = (0, [0_u8; 16], [0_u8; 128]);
-                api.check("cuDeviceGet", (api.device_get)(&raw mut ordinal, index))?;
+                api.call("cuDeviceGet", || (api.device_get)(&raw mut ordinal, index))?;
                 let length = name.len() as c_int - 1;
-                let got = (api.device_name)(name.as_mut_ptr().cast(), length, ordinal);
-                api.check("cuDeviceGetName", got)?;
-                let got = (api.device_uuid)(&raw mut uuid, ordinal);
-                api.check("cuDeviceGetUuid", got)?;
+                api.call("cuDeviceGetName", || {
+                    (api.device_name)(name.as_mut_ptr().cast(), length, ordinal)
+                })?;
+                api.call("cuDeviceGetUuid", || {
+                    (api.device_uuid)(&raw mut uuid, ordinal)
+                })?;
                 let attribute = |which: CUdevice_attribute| {
                     let mut value = 0;
                     // An attribute that an old driver does not know counts as absent.
-                    let got = (api.device_attribute)(&raw mut value, which as c_uint, ordinal);
+                    let got = named("cuDeviceGetAttribute", || {
+                        (api.device_attribute)(&raw mut value, which as c_uint, ordinal)
+                    });
                     if got == SUCCESS { value } else { 0 }
                 };
                 use CUdevice_attribute as A;

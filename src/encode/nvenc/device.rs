@@ -11,13 +11,14 @@
 //! Which one is taken depends on whether the driver can register a read-only mapping. Both read
 //! the segment once.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, TryLockError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use self::upload::{HostStaging, PROBE_BYTES, Pin, Uploader};
 use super::cuda::{self, CudaApi, CudaError, DeviceInfo, DevicePtr, Handle};
 use super::kernels::{self, Kernel};
+use super::watch::{CallWatch, named};
 use crate::frame::PictureShape;
 use crate::frame::convert::Converter;
 
@@ -64,8 +65,9 @@ pub struct Device {
     probe: DevicePtr,
     /// Held for reading during an upload; stopping uploads takes it for writing.
     open: RwLock<bool>,
-    closed: AtomicBool,
     uploader: Mutex<Uploader>,
+    /// Over the thread that uploads.
+    uploads: Arc<CallWatch>,
     /// An upload failed for good: the next picture that is encoded says so.
     broken: OnceLock<String>,
 }
@@ -90,8 +92,9 @@ impl Device {
     pub fn open(api: CudaApi, info: DeviceInfo, shape: PictureShape) -> Result<Self, CudaError> {
         let mut context = std::ptr::null_mut();
         // SAFETY: the pointer is live; the ordinal is one that the driver gave.
-        let got = unsafe { (api.primary_retain)(&raw mut context, info.ordinal) };
-        api.check("cuDevicePrimaryCtxRetain", got)?;
+        api.call("cuDevicePrimaryCtxRetain", || unsafe {
+            (api.primary_retain)(&raw mut context, info.ordinal)
+        })?;
         let (width, height) = shape.coded_size();
         let null = std::ptr::null_mut();
         let mut device = Self {
@@ -108,7 +111,6 @@ impl Device {
             staging_pitch: 0,
             probe: 0,
             open: RwLock::new(true),
-            closed: AtomicBool::new(false),
             uploader: Mutex::new(Uploader {
                 converter: Converter::best(),
                 copied: null,
@@ -121,7 +123,9 @@ impl Device {
                 last_frame: None,
                 probe_host: std::ptr::null_mut(),
                 late: 0,
+                path: None,
             }),
+            uploads: Arc::default(),
             broken: OnceLock::new(),
             info,
         };
@@ -136,25 +140,28 @@ impl Device {
     fn prepare(&mut self) -> Result<(), CudaError> {
         let api = self.api;
         self.make_current()?;
+        self.upload = self.new_stream()?;
         // SAFETY: every pointer is to a live field; the PTX text ends with a NUL.
         unsafe {
-            let got = (api.stream_create)(&raw mut self.upload, cuda::STREAM_NON_BLOCKING);
-            api.check("cuStreamCreate", got)?;
-            let got = (api.module_load_data)(&raw mut self.module, kernels::PTX.as_ptr().cast());
-            api.check("cuModuleLoadData", got)?;
+            api.call("cuModuleLoadData", || {
+                (api.module_load_data)(&raw mut self.module, kernels::PTX.as_ptr().cast())
+            })?;
             for (kernel, function) in Kernel::ALL.into_iter().zip(&mut self.functions) {
                 let name = kernel.symbol().as_ptr();
-                let got = (api.module_get_function)(function, self.module, name);
-                api.check("cuModuleGetFunction", got)?;
+                api.call("cuModuleGetFunction", || {
+                    (api.module_get_function)(function, self.module, name)
+                })?;
             }
             let row = self.shape.width as usize * self.shape.format.bytes_per_pixel();
             self.staging_pitch = row.next_multiple_of(ROW_ALIGN);
             let raw = self.staging_pitch * self.shape.height as usize;
             let bytes = raw.max(self.chroma_stride() * self.height);
-            let got = (api.mem_alloc)(&raw mut self.staging, bytes);
-            api.check("cuMemAlloc", got)?;
-            let got = (api.mem_alloc)(&raw mut self.probe, PROBE_BYTES);
-            api.check("cuMemAlloc", got)?;
+            api.call("cuMemAlloc", || {
+                (api.mem_alloc)(&raw mut self.staging, bytes)
+            })?;
+            api.call("cuMemAlloc", || {
+                (api.mem_alloc)(&raw mut self.probe, PROBE_BYTES)
+            })?;
         }
         let mut uploader = self.uploader.lock().unwrap_or_else(PoisonError::into_inner);
         uploader.copied = self.new_event()?;
@@ -170,8 +177,9 @@ impl Device {
     /// If the context is not usable any more.
     pub fn make_current(&self) -> Result<(), CudaError> {
         // SAFETY: the context is retained until `close`.
-        let got = unsafe { (self.api.set_current)(self.context) };
-        self.api.check("cuCtxSetCurrent", got)
+        self.api.call("cuCtxSetCurrent", || unsafe {
+            (self.api.set_current)(self.context)
+        })
     }
 
     /// # Errors
@@ -180,8 +188,9 @@ impl Device {
     pub fn new_event(&self) -> Result<Handle, CudaError> {
         let mut event = std::ptr::null_mut();
         // SAFETY: the pointer is live, the context current.
-        let got = unsafe { (self.api.event_create)(&raw mut event, cuda::EVENT_DISABLE_TIMING) };
-        self.api.check("cuEventCreate", got)?;
+        self.api.call("cuEventCreate", || unsafe {
+            (self.api.event_create)(&raw mut event, cuda::EVENT_DISABLE_TIMING)
+        })?;
         Ok(event)
     }
 
@@ -191,8 +200,9 @@ impl Device {
     pub fn new_stream(&self) -> Result<Handle, CudaError> {
         let mut stream = std::ptr::null_mut();
         // SAFETY: the pointer is live, the context current.
-        let got = unsafe { (self.api.stream_create)(&raw mut stream, cuda::STREAM_NON_BLOCKING) };
-        self.api.check("cuStreamCreate", got)?;
+        self.api.call("cuStreamCreate", || unsafe {
+            (self.api.stream_create)(&raw mut stream, cuda::STREAM_NON_BLOCKING)
+        })?;
         Ok(stream)
     }
 
@@ -206,16 +216,17 @@ impl Device {
         // SAFETY: the pointers are live, the context current; the fill stays inside the allocation.
         unsafe {
             let rows = self.height * 3 / 2;
-            let got =
-                (self.api.mem_alloc_pitch)(&raw mut luma, &raw mut pitch, self.width, rows, 16);
-            self.api.check("cuMemAllocPitch", got)?;
+            self.api.call("cuMemAllocPitch", || {
+                (self.api.mem_alloc_pitch)(&raw mut luma, &raw mut pitch, self.width, rows, 16)
+            })?;
             let ready = self.new_event().inspect_err(|_| {
-                (self.api.mem_free)(luma);
+                named("cuMemFree", || (self.api.mem_free)(luma));
             })?;
             let memory = Nv12Memory { luma, pitch, ready };
-            let got = (self.api.memset_d8_async)(luma, 128, pitch * rows, self.upload);
             self.api
-                .check("cuMemsetD8Async", got)
+                .call("cuMemsetD8Async", || {
+                    (self.api.memset_d8_async)(luma, 128, pitch * rows, self.upload)
+                })
                 .inspect_err(|_| self.free_surface(memory))?;
             Ok(memory)
         }
@@ -249,17 +260,17 @@ impl Device {
     pub fn free_surface(&self, memory: Nv12Memory) {
         // SAFETY: `new_surface` made both; the caller gives them up. Results are of no use here.
         unsafe {
-            (self.api.mem_free)(memory.luma);
-            (self.api.event_destroy)(memory.ready);
+            named("cuMemFree", || (self.api.mem_free)(memory.luma));
+            named("cuEventDestroy", || (self.api.event_destroy)(memory.ready));
         }
     }
 
     fn new_host(&self, bytes: usize) -> Result<*mut u8, CudaError> {
         let mut memory = std::ptr::null_mut();
         // SAFETY: the pointer is live, the context current.
-        let got =
-            unsafe { (self.api.host_alloc)(&raw mut memory, bytes, cuda::HOST_ALLOC_PORTABLE) };
-        self.api.check("cuMemHostAlloc", got)?;
+        self.api.call("cuMemHostAlloc", || unsafe {
+            (self.api.host_alloc)(&raw mut memory, bytes, cuda::HOST_ALLOC_PORTABLE)
+        })?;
         Ok(memory.cast())
     }
 
@@ -309,11 +320,8 @@ impl Device {
         }
     }
 
-    /// Gives everything back that `open` took. Uploads must have been stopped and surfaces freed.
+    /// Gives everything back that `open` took, once. Uploads must have been stopped and surfaces freed.
     pub fn close(&self, patience: Duration) {
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return;
-        }
         let mut uploader = self.lock_uploader();
         let api = self.api;
         // A device that is lost refuses everything below, and is told all the same.
@@ -329,36 +337,42 @@ impl Device {
         unsafe {
             for plane in host.planes {
                 if !plane.is_null() {
-                    (api.host_free)(plane.cast());
+                    named("cuMemFreeHost", || (api.host_free)(plane.cast()));
                 }
             }
             for event in host.copied {
                 if !event.is_null() {
-                    (api.event_destroy)(event);
+                    named("cuEventDestroy", || (api.event_destroy)(event));
                 }
             }
             if !uploader.probe_host.is_null() {
-                (api.host_free)(uploader.probe_host.cast());
+                let memory = uploader.probe_host.cast();
+                named("cuMemFreeHost", || (api.host_free)(memory));
             }
             for memory in [self.staging, self.probe] {
                 if memory != 0 {
-                    (api.mem_free)(memory);
+                    named("cuMemFree", || (api.mem_free)(memory));
                 }
             }
             if !uploader.copied.is_null() {
-                (api.event_destroy)(uploader.copied);
+                named("cuEventDestroy", || (api.event_destroy)(uploader.copied));
             }
             if !self.module.is_null() {
-                (api.module_unload)(self.module);
+                named("cuModuleUnload", || (api.module_unload)(self.module));
             }
             if !self.upload.is_null() {
-                (api.stream_destroy)(self.upload);
+                named("cuStreamDestroy", || (api.stream_destroy)(self.upload));
             }
         }
         // SAFETY: retained once by `open`; no handle of it is used from here on.
         unsafe {
-            (api.set_current)(std::ptr::null_mut());
-            (api.primary_release)(self.info.ordinal);
+            named(
+                "cuCtxSetCurrent",
+                || (api.set_current)(std::ptr::null_mut()),
+            );
+            named("cuDevicePrimaryCtxRelease", || {
+                (api.primary_release)(self.info.ordinal)
+            });
         }
     }
 
@@ -374,7 +388,9 @@ impl Device {
         let end = Instant::now() + patience;
         let busy = || {
             // SAFETY: the stream lives until `close` destroys it.
-            let state = unsafe { (self.api.stream_query)(self.upload) };
+            let state = named("cuStreamQuery", || unsafe {
+                (self.api.stream_query)(self.upload)
+            });
             state == cuda::NOT_READY
         };
         while !self.upload.is_null() && busy() {

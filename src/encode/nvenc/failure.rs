@@ -1,25 +1,17 @@
-//! What can go wrong in a session, in words, and the names of the calls that are watched.
-
-use std::sync::atomic::{AtomicU8, Ordering};
+//! What can go wrong in a session, in words, and the names of its calls.
 
 use nvenc_sys::{LoadError, NVENCSTATUS, StatusInfo};
 
 use super::cuda::CudaError;
 use super::driver::DeviceError;
 
-/// The driver call that the thread is in, for whoever waits for it.
-#[derive(Debug, Default)]
-pub struct CallWatch(AtomicU8);
-
 macro_rules! calls {
     ($($name:ident = $text:literal,)*) => {
-        /// The calls that are watched.
+        /// The calls of a session.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
         pub enum Call { $($name,)* }
 
         impl Call {
-            const ALL: &'static [Self] = &[$(Self::$name,)*];
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
@@ -28,9 +20,6 @@ macro_rules! calls {
 }
 
 calls! {
-    None = "no driver call",
-    Load = "loading the driver",
-    Cuda = "cuDevicePrimaryCtxRetain",
     Open = "nvEncOpenEncodeSessionEx",
     GetGuids = "nvEncGetEncodeGUIDs",
     GetCaps = "nvEncGetEncodeCaps",
@@ -42,7 +31,6 @@ calls! {
     DestroyBitstream = "nvEncDestroyBitstreamBuffer",
     Register = "nvEncRegisterResource",
     Unregister = "nvEncUnregisterResource",
-    Wait = "cuStreamWaitEvent",
     Map = "nvEncMapInputResource",
     Unmap = "nvEncUnmapInputResource",
     Encode = "nvEncEncodePicture",
@@ -50,19 +38,6 @@ calls! {
     Unlock = "nvEncUnlockBitstream",
     Reconfigure = "nvEncReconfigureEncoder",
     Destroy = "nvEncDestroyEncoder",
-    Free = "cuMemFree",
-}
-
-impl CallWatch {
-    pub fn enter(&self, call: Call) {
-        // Relaxed: read only to name the call in a message, after the thread is long stuck in it.
-        self.0.store(call as u8, Ordering::Relaxed);
-    }
-
-    pub fn current(&self) -> Call {
-        let at = usize::from(self.0.load(Ordering::Relaxed));
-        Call::ALL.get(at).copied().unwrap_or(Call::None)
-    }
 }
 
 /// A call that failed, with what a person needs to find out why.

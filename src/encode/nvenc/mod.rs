@@ -4,7 +4,7 @@
 //! - [`params`]: `EncoderConfig` into NVENC structures;
 //! - [`device`], [`surface`], [`kernels`]: from the segment into an NV12 surface on the GPU;
 //! - [`session`]: the calls; [`probe`]: what a GPU says of itself, for `gpu-info`;
-//! - `worker`: the one thread that makes them, and the watch over it. A driver that hangs costs this
+//! - `worker`: the one thread that makes them, and the [`watch`] over it. A driver that hangs costs this
 //!   backend, never the program: its thread is left behind and the caller gets an error.
 
 #[allow(unsafe_code)] // the CUDA driver's function table
@@ -17,6 +17,7 @@ pub mod params;
 pub mod probe;
 pub mod session;
 pub mod surface;
+pub mod watch;
 mod worker;
 
 #[cfg(test)]
@@ -193,6 +194,13 @@ impl EncoderBackend for NvencEncoder {
             return Err(EncodeError::Unsupported {
                 encoder: NAME,
                 what: "a bit rate in a stream of constant quality".to_owned(),
+            });
+        }
+        if !self.opened.caps.dynamic_bitrate {
+            let gpu = &self.opened.gpu;
+            return Err(EncodeError::Unsupported {
+                encoder: NAME,
+                what: format!("another bit rate than --bitrate in a running stream on {gpu}"),
             });
         }
         match self.worker.ask(Request::Bitrate(bits_per_second)) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nvenc_sys::*;
 
+use self::calls::Calls;
 use super::NvencOptions;
 use super::cuda::Handle;
 use super::device::{Device, Nv12Memory};
@@ -17,10 +18,12 @@ use super::driver::{self, Driver};
 use super::failure::*;
 use super::params::{Caps, Plan};
 use super::surface::CudaSurface;
+use super::watch::named;
 use crate::encode::{EncodedPicture, EncodedQueue, EncoderConfig, Picture, RateControl};
 use crate::frame::{Snapshot, SurfacePool};
 use crate::time::MediaTime;
 
+pub(super) mod calls;
 mod open;
 
 /// What a session was opened as.
@@ -49,10 +52,8 @@ struct InFlight {
 
 /// An open session.
 pub struct Session {
-    encode: EncodeApi,
+    calls: Calls,
     device: Arc<Device>,
-    watch: Arc<CallWatch>,
-    handle: *mut c_void,
     opened: Opened,
     initialize: Box<NV_ENC_INITIALIZE_PARAMS>,
     config: Box<NV_ENC_CONFIG>,
@@ -86,19 +87,15 @@ impl Session {
         driver: &Driver,
         config: &EncoderConfig,
         options: &NvencOptions,
-        watch: Arc<CallWatch>,
     ) -> Result<Self, Refusal> {
-        watch.enter(Call::Cuda);
         let info = driver::choose(&driver.cuda, &options.gpu)?;
         let gpu = format!("GPU {} ({})", info.index, info.name);
         let device = Device::open(driver.cuda, info, config.shape)
             .map_err(|error| Refusal::Cuda(error, gpu.clone()))?;
         let (plan, caps) = (Plan::new(config, &Caps::default()), Caps::default());
         let mut session = Self {
-            encode: driver.encode,
+            calls: Calls::new(driver.encode),
             device: Arc::new(device),
-            watch,
-            handle: std::ptr::null_mut(),
             opened: Opened {
                 gpu,
                 api: driver.encode.max_supported,
@@ -203,18 +200,15 @@ impl Session {
 
     /// The encoder reads the surface after the upload has written it.
     fn order_behind_upload(&self, memory: Nv12Memory) -> Result<(), Failure> {
-        self.watch.enter(Call::Wait);
         if self.opened.io_streams {
+            let api = &self.device.api;
             // SAFETY: stream and event live until `close`.
-            let code =
-                unsafe { (self.device.api.stream_wait_event)(*self.stream, memory.ready, 0) };
-            let got = self.device.api.check("cuStreamWaitEvent", code);
-            self.watch.enter(Call::None);
+            let got = api.call("cuStreamWaitEvent", || unsafe {
+                (api.stream_wait_event)(*self.stream, memory.ready, 0)
+            });
             return got.map_err(|error| cuda_failure(&error));
         }
-        let got = self.device.wait_ready(memory);
-        self.watch.enter(Call::None);
-        match got {
+        match self.device.wait_ready(memory) {
             Ok(true) => Ok(()),
             Ok(false) => Err(bug("the upload of a picture did not end")),
             Err(error) => Err(cuda_failure(&error)),
@@ -417,7 +411,7 @@ impl Session {
         if self.device.make_current().is_err() {
             log::debug!("nvenc: the context is gone");
         }
-        if !self.handle.is_null() {
+        if self.calls.is_open() {
             if !self.surfaces.is_empty() && self.next_number > 0 && self.end_of_stream().is_ok() {
                 let mut unwanted = EncodedQueue::new();
                 let _ = self.take_ready(&mut unwanted);
@@ -428,16 +422,16 @@ impl Session {
             log::warn!("nvenc: uploads do not end; their memory is left to the driver");
             return;
         }
-        self.watch.enter(Call::Free);
         for surface in std::mem::take(&mut self.surfaces) {
             self.device.free_surface(surface.memory);
         }
         if !self.stream.is_null() {
             // SAFETY: made by `set_streams`; the session that used it is destroyed.
-            unsafe { (self.device.api.stream_destroy)(*self.stream) };
+            named("cuStreamDestroy", || unsafe {
+                (self.device.api.stream_destroy)(*self.stream)
+            });
         }
         self.device.close(patience);
-        self.watch.enter(Call::None);
     }
 
     fn destroy_session(&mut self) {
@@ -463,42 +457,16 @@ impl Session {
                 (api.destroy_bitstream)(session, output)
             }));
         }
-        // SAFETY: the session's own handle, after all its children; not used again.
-        ignore(self.call(Call::Destroy, |api, session| unsafe {
-            (api.destroy_encoder)(session)
-        }));
-        self.handle = std::ptr::null_mut();
+        self.calls.destroy();
     }
 
-    /// One call, watched, its status turned into words.
+    /// One call in this session.
     fn call(
         &self,
         call: Call,
         run: impl FnOnce(&EncodeApi, *mut c_void) -> NVENCSTATUS,
     ) -> Result<(), Failure> {
-        self.watch.enter(call);
-        let status = run(&self.encode, self.handle);
-        self.watch.enter(Call::None);
-        let code = i64::from(status.0);
-        // Both are part of ordinary work, and words for them would allocate.
-        if code == NEED_MORE_INPUT || code == ENCODER_BUSY {
-            return Err(Failure {
-                call: call.name(),
-                status: code,
-                detail: String::new(),
-            });
-        }
-        if code == 0 {
-            return Ok(());
-        }
-        // A lost device may hang in any call, also in that for its last words.
-        let words = if code == DEVICE_NOT_EXIST || call == Call::Destroy {
-            None
-        } else {
-            // SAFETY: the session is live and this is its thread.
-            unsafe { self.encode.last_error(self.handle) }
-        };
-        check(call, status, words)
+        self.calls.call(call, run)
     }
 }
 

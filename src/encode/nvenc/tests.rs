@@ -194,6 +194,23 @@ fn the_first_picture_and_those_that_are_asked_for_are_key_frames() {
 }
 
 #[test]
+fn a_gpu_that_cannot_change_its_rate_is_not_asked_to() {
+    let fake = Fake::take();
+    let mut encoder = open(&fake).unwrap();
+    encoder.set_bitrate(2_000_000).unwrap();
+    assert_eq!(fake.count("nvEncReconfigureEncoder"), 1);
+    drop(encoder);
+    drop(fake);
+    let fake = Fake::take();
+    // A capability that is not answered is one that is not there.
+    fake.refuse("nvEncGetEncodeCaps", 8);
+    let mut encoder = open(&fake).unwrap();
+    let error = encoder.set_bitrate(2_000_000).unwrap_err();
+    assert!(matches!(error, EncodeError::Unsupported { .. }), "{error}");
+    assert_eq!(fake.count("nvEncReconfigureEncoder"), 0);
+}
+
+#[test]
 fn a_status_of_a_newer_driver_is_an_error_with_its_number() {
     let fake = Fake::take();
     fake.refuse("nvEncLockBitstream", 99);

@@ -3,8 +3,9 @@
 //! Requests and replies pass through one slot; nothing is allocated for them. Whoever asks waits for
 //! a bounded time. When that is over, or the thread died, the worker is lost: the thread is never
 //! joined, its session never destroyed, uploads are refused, and the process may end around it.
+//!
+//! While it has nothing to do, the thread looks after the one that uploads.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,8 +13,9 @@ use std::time::{Duration, Instant};
 use super::NvencOptions;
 use super::device::Device;
 use super::driver::Driver;
-use super::failure::{CallWatch, Failure};
+use super::failure::Failure;
 use super::session::{Opened, Session};
+use super::watch::{CallWatch, GRACE, named};
 use crate::encode::{EncodedQueue, EncoderConfig, Picture};
 use crate::frame::SurfacePool;
 
@@ -52,11 +54,18 @@ pub struct Worker {
 
 #[derive(Default)]
 struct Mailbox {
-    slot: Mutex<Slot>,
+    state: Mutex<State>,
     changed: Condvar,
     watch: Arc<CallWatch>,
+}
+
+#[derive(Default)]
+struct State {
+    slot: Slot,
     /// Nobody will ask again. A thread that comes back from the driver after all tidies up and ends.
-    abandoned: AtomicBool,
+    abandoned: bool,
+    /// The thread has ended, with or without a reason; its last answer may still be there.
+    gone: bool,
 }
 
 #[derive(Default)]
@@ -67,8 +76,6 @@ enum Slot {
     Empty,
     Asked(Request),
     Answered(Reply),
-    /// The thread has ended, with or without a reason.
-    Gone,
 }
 
 impl Worker {
@@ -123,51 +130,43 @@ impl Worker {
         if self.lost {
             return Err(self.failure("given up earlier"));
         }
-        let mut slot = self.mailbox.lock();
-        if matches!(*slot, Slot::Gone) {
-            drop(slot);
-            return Err(self.give_up("the driver thread has died".to_owned()));
-        }
-        *slot = Slot::Asked(request);
-        drop(slot);
+        self.mailbox.lock().slot = Slot::Asked(request);
         self.mailbox.changed.notify_all();
         self.wait(self.limits.1)
     }
 
     fn wait(&mut self, limit: Duration) -> Result<Reply, Failure> {
-        let end = Instant::now() + limit;
+        let mut end = Instant::now() + limit;
+        let mut patient = true;
         let mailbox = Arc::clone(&self.mailbox);
-        let mut slot = mailbox.lock();
+        let mut state = mailbox.lock();
         loop {
-            match std::mem::take(&mut *slot) {
+            match std::mem::take(&mut state.slot) {
                 Slot::Answered(reply) => return Ok(reply),
-                Slot::Gone => {
-                    *slot = Slot::Gone;
-                    drop(slot);
-                    return Err(self.give_up("the driver thread has died".to_owned()));
-                }
-                other => *slot = other,
+                other => state.slot = other,
+            }
+            if state.gone {
+                drop(state);
+                return Err(self.give_up("the driver thread has died"));
             }
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(slot);
-                return Err(self.give_up(format!("no answer within {limit:?}; the driver hangs")));
+            if left.is_zero() && std::mem::take(&mut patient) {
+                end = Instant::now() + GRACE;
+                continue;
             }
-            slot = mailbox
-                .changed
-                .wait_timeout(slot, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            if left.is_zero() {
+                drop(state);
+                let detail = format!("no answer within {limit:?}; the driver hangs");
+                return Err(self.give_up(&detail));
+            }
+            state = mailbox.wait(state, left);
         }
     }
 
-    fn give_up(&mut self, detail: String) -> Failure {
-        let failure = self.failure(&detail);
+    fn give_up(&mut self, detail: &str) -> Failure {
+        let failure = self.failure(detail);
         self.lost = true;
-        // Under the lock, or the thread could look, miss it and go to sleep.
-        let slot = self.mailbox.lock();
-        self.mailbox.abandoned.store(true, Ordering::Release);
-        drop(slot);
+        self.mailbox.lock().abandoned = true;
         self.mailbox.changed.notify_all();
         // Detached, never joined: it may never come back from the driver.
         self.thread = None;
@@ -179,7 +178,7 @@ impl Worker {
 
     fn failure(&self, detail: &str) -> Failure {
         Failure {
-            call: self.mailbox.watch.current().name(),
+            call: self.mailbox.watch.current(),
             status: -1,
             detail: detail.to_owned(),
         }
@@ -191,31 +190,22 @@ impl Drop for Worker {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let mut slot = self.mailbox.lock();
-        if !matches!(*slot, Slot::Gone) {
-            *slot = Slot::Asked(Request::Close);
-        }
-        drop(slot);
+        self.mailbox.lock().slot = Slot::Asked(Request::Close);
         self.mailbox.changed.notify_all();
         let end = Instant::now() + self.limits.1;
-        let mut slot = self.mailbox.lock();
-        while !matches!(*slot, Slot::Gone) {
+        let mut state = self.mailbox.lock();
+        while !state.gone {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 log::warn!(
                     "nvenc: {} does not return while closing; its thread is left behind",
-                    self.mailbox.watch.current().name()
+                    self.mailbox.watch.current()
                 );
                 return;
             }
-            slot = self
-                .mailbox
-                .changed
-                .wait_timeout(slot, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.mailbox.wait(state, left);
         }
-        drop(slot);
+        drop(state);
         // It is past its last driver call; a panic in it was reported where it happened.
         let _ = thread.join();
     }
@@ -223,21 +213,20 @@ impl Drop for Worker {
 
 /// Everything that happens on the driver thread.
 fn run(mailbox: &Mailbox, config: &EncoderConfig, options: &NvencOptions) {
+    CallWatch::over_this_thread(&mailbox.watch);
     let driver = match options.driver {
         Some(driver) => Ok(driver),
-        None => Driver::load(),
+        None => named("loading the driver", Driver::load),
     };
     let opened = driver
         .map_err(|error| error.to_string())
         .and_then(|driver| {
-            let watch = Arc::clone(&mailbox.watch);
-            Session::open(&driver, config, options, watch).map_err(|refusal| refusal.to_string())
+            Session::open(&driver, config, options).map_err(|refusal| refusal.to_string())
         });
     let mut session = match opened {
         Ok(session) => session,
         Err(reason) => {
             mailbox.answer(Reply::Open(Box::new(Err(reason))));
-            mailbox.wait_for_pickup();
             return;
         }
     };
@@ -248,7 +237,11 @@ fn run(mailbox: &Mailbox, config: &EncoderConfig, options: &NvencOptions) {
     };
     mailbox.answer(Reply::Open(Box::new(Ok(ready))));
     loop {
-        match mailbox.next() {
+        let Some(request) = mailbox.next(options.call_limit / 2) else {
+            session.device().look_after_uploads(options.call_limit);
+            continue;
+        };
+        match request {
             Request::Encode(picture, mut queue) => {
                 let result = session.encode(picture, &mut queue);
                 mailbox.answer(Reply::Encoded(queue, result));
@@ -268,44 +261,41 @@ fn run(mailbox: &Mailbox, config: &EncoderConfig, options: &NvencOptions) {
 }
 
 impl Mailbox {
-    fn lock(&self) -> MutexGuard<'_, Slot> {
-        // Every change of the slot is one assignment: a panic elsewhere leaves it whole.
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment: a panic elsewhere leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Request {
-        let mut slot = self.lock();
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        self.changed
+            .wait_timeout(state, most)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    /// The next request; `None` if there is none for about so long.
+    fn next(&self, patience: Duration) -> Option<Request> {
+        let end = Instant::now() + patience;
+        let mut state = self.lock();
         loop {
-            if self.abandoned.load(Ordering::Acquire) {
-                return Request::Close;
+            if state.abandoned {
+                return Some(Request::Close);
             }
-            match std::mem::take(&mut *slot) {
-                Slot::Asked(request) => return request,
-                other => *slot = other,
+            match std::mem::take(&mut state.slot) {
+                Slot::Asked(request) => return Some(request),
+                other => state.slot = other,
             }
-            slot = self
-                .changed
-                .wait(slot)
-                .unwrap_or_else(PoisonError::into_inner);
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.wait(state, left);
         }
     }
 
     fn answer(&self, reply: Reply) {
-        *self.lock() = Slot::Answered(reply);
+        self.lock().slot = Slot::Answered(reply);
         self.changed.notify_all();
-    }
-
-    /// The thread ends after its answer was taken, or nobody wants it any more.
-    fn wait_for_pickup(&self) {
-        let mut slot = self.lock();
-        let end = Instant::now() + Duration::from_secs(1);
-        while matches!(*slot, Slot::Answered(_)) && Instant::now() < end {
-            slot = self
-                .changed
-                .wait_timeout(slot, Duration::from_millis(10))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
     }
 }
 
@@ -313,7 +303,7 @@ struct GoneOnDrop<'a>(&'a Mailbox);
 
 impl Drop for GoneOnDrop<'_> {
     fn drop(&mut self) {
-        *self.0.lock() = Slot::Gone;
+        self.0.lock().gone = true;
         self.0.changed.notify_all();
     }
 }

@@ -23,6 +23,10 @@ pub enum HangIn {
     Encode,
     Destroy,
     Open,
+    /// `cuInit`.
+    Init,
+    /// `cuMemAllocPitch`.
+    Surface,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +63,14 @@ pub struct Config {
     pub device_lost: Option<u64>,
     /// `SILENT=zero|needmore`, optionally `@n`
     pub silent: Option<(Silent, u64)>,
-    /// `HANG=lock|encode|destroy|open@17`
+    /// `HANG=lock|encode|destroy|open|init|surface`, optionally `@n`
     pub hang: Option<(HangIn, u64)>,
     /// `ENCODE_MS`, `OPEN_MS`, `COPY_DELAY_US`
     pub encode_ms: u64,
     pub open_ms: u64,
     pub copy_delay_us: u64,
+    /// `UPLOAD_MS=2000@3`: that call of `cuMemcpy2DAsync`, and no other, takes so long to return
+    pub upload_ms: Option<(u32, u64)>,
     /// `HOSTREG_STATUS=801`, `HOSTREG_RO=0|1`, `ALLOC_FAIL_AT=n`
     pub hostreg_status: u32,
     pub hostreg_ro: bool,
@@ -123,11 +129,14 @@ impl Config {
                     ("encode", HangIn::Encode),
                     ("destroy", HangIn::Destroy),
                     ("open", HangIn::Open),
+                    ("init", HangIn::Init),
+                    ("surface", HangIn::Surface),
                 ],
             ),
             encode_ms: number("ENCODE_MS").unwrap_or(0),
             open_ms: number("OPEN_MS").unwrap_or(0),
             copy_delay_us: number("COPY_DELAY_US").unwrap_or(0),
+            upload_ms: at_picture("UPLOAD_MS"),
             hostreg_status: number("HOSTREG_STATUS").unwrap_or(0),
             hostreg_ro: number("HOSTREG_RO").unwrap_or(1) == 1,
             alloc_fail_at: number("ALLOC_FAIL_AT"),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::cuda::{self, CudaError, Handle};
 use super::super::kernels::{self, Kernel};
+use super::super::watch::{CallWatch, GRACE, named};
 use super::{Device, Nv12Memory, POLL};
 use crate::frame::convert::Converter;
 use crate::frame::surface::I420PlanesMut;
@@ -20,6 +21,15 @@ pub(super) struct Uploader {
     pub(super) last_frame: Option<u32>,
     pub(super) probe_host: *mut u8,
     pub(super) late: u32,
+    /// The path that the log was told of last.
+    pub(super) path: Option<Path>,
+}
+
+/// How a frame gets from the segment to the GPU, see [`super`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    Pinned,
+    Staged,
 }
 
 /// Two sets of pinned planes, used in turn: one is converted into while the other is on its way.
@@ -77,6 +87,7 @@ impl Device {
         if self.broken().is_some() {
             return Ok(());
         }
+        CallWatch::over_this_thread(&self.uploads);
         let mut uploader = self.lock_uploader();
         match self.upload_frame(&mut uploader, view, target) {
             Ok(true) => {
@@ -117,6 +128,21 @@ impl Device {
         self.broken.get().map(String::as_str)
     }
 
+    /// Gives uploads up if the thread that makes them has been in one call for `limit`. Nobody can
+    /// take it from there: this says what it is in, and has another encoder take over should it
+    /// come back.
+    pub fn look_after_uploads(&self, limit: Duration) {
+        if self.broken().is_some() || self.uploads.longer_than(limit).is_none() {
+            return;
+        }
+        std::thread::sleep(GRACE);
+        if let Some(call) = self.uploads.longer_than(limit) {
+            let reason = format!("{call} did not return within {limit:?}; the driver hangs");
+            log::error!("nvenc: {reason}, and the thread that reads frames with it");
+            self.break_off(reason);
+        }
+    }
+
     fn upload_frame(
         &self,
         uploader: &mut Uploader,
@@ -143,13 +169,33 @@ impl Device {
         self.upload_pinned(uploader, view, target)
     }
 
+    /// Says which path frames take from now on, where that is another one than before.
+    fn say(&self, uploader: &mut Uploader, path: Path) {
+        if uploader.path.replace(path) == Some(path) {
+            return;
+        }
+        let why = match path {
+            Path::Pinned => "pinned: frames are read by DMA out of the producer's segment",
+            Path::Staged if !self.info.read_only_register => {
+                "staged: frames are converted by the CPU and then uploaded, since this driver \
+                 registers no read-only memory"
+            }
+            Path::Staged => {
+                "staged: frames are converted by the CPU and then uploaded, since their mapping is \
+                 not registered"
+            }
+        };
+        log::info!("nvenc: {why}");
+    }
+
     /// DMA out of the mapping, conversion on the GPU; waits for the DMA only.
     fn upload_pinned(
         &self,
-        uploader: &Uploader,
+        uploader: &mut Uploader,
         view: &FrameView<'_>,
         target: Nv12Memory,
     ) -> Result<bool, CudaError> {
+        self.say(uploader, Path::Pinned);
         let plane = view.left();
         let row = plane.width as usize * self.shape.format.bytes_per_pixel();
         let copy = cuda::rows_to_device(
@@ -162,13 +208,16 @@ impl Device {
         // the pin until `copied` is done; staging holds `height` rows of its pitch; the kernel gets
         // the arguments that kernels.cu declares.
         unsafe {
-            let got = (self.api.memcpy_2d_async)(&raw const copy, self.upload);
-            self.api.check("cuMemcpy2DAsync", got)?;
-            let got = (self.api.event_record)(uploader.copied, self.upload);
-            self.api.check("cuEventRecord", got)?;
+            self.api.call("cuMemcpy2DAsync", || {
+                (self.api.memcpy_2d_async)(&raw const copy, self.upload)
+            })?;
+            self.api.call("cuEventRecord", || {
+                (self.api.event_record)(uploader.copied, self.upload)
+            })?;
             self.convert(target)?;
-            let got = (self.api.event_record)(target.ready, self.upload);
-            self.api.check("cuEventRecord", got)?;
+            self.api.call("cuEventRecord", || {
+                (self.api.event_record)(target.ready, self.upload)
+            })?;
         }
         self.counters.pinned.fetch_add(1, Ordering::Relaxed);
         self.wait_for(uploader.copied)
@@ -181,6 +230,7 @@ impl Device {
         view: &FrameView<'_>,
         target: Nv12Memory,
     ) -> Result<bool, CudaError> {
+        self.say(uploader, Path::Staged);
         self.take_host_staging(uploader)?;
         let converter = uploader.converter;
         let host = &mut uploader.host;
@@ -222,18 +272,21 @@ impl Device {
         // SAFETY: the planes live until `close`, which waits for the stream; the sizes are those of
         // the allocations; the kernel gets the arguments that kernels.cu declares.
         unsafe {
-            let got = (self.api.memcpy_2d_async)(&raw const copy, self.upload);
-            self.api.check("cuMemcpy2DAsync", got)?;
+            self.api.call("cuMemcpy2DAsync", || {
+                (self.api.memcpy_2d_async)(&raw const copy, self.upload)
+            })?;
             let planes = base.add(luma_bytes).cast_const().cast();
-            let got =
-                (self.api.memcpy_htod_async)(self.staging, planes, 2 * chroma_bytes, self.upload);
-            self.api.check("cuMemcpyHtoDAsync", got)?;
-            let got = (self.api.event_record)(host.copied[at], self.upload);
-            self.api.check("cuEventRecord", got)?;
+            self.api.call("cuMemcpyHtoDAsync", || {
+                (self.api.memcpy_htod_async)(self.staging, planes, 2 * chroma_bytes, self.upload)
+            })?;
+            self.api.call("cuEventRecord", || {
+                (self.api.event_record)(host.copied[at], self.upload)
+            })?;
             host.in_use[at] = true;
             self.interleave(target)?;
-            let got = (self.api.event_record)(target.ready, self.upload);
-            self.api.check("cuEventRecord", got)?;
+            self.api.call("cuEventRecord", || {
+                (self.api.event_record)(target.ready, self.upload)
+            })?;
         }
         self.counters.staged.fetch_add(1, Ordering::Relaxed);
         Ok(true)
@@ -253,7 +306,7 @@ impl Device {
         let start = Instant::now();
         loop {
             // SAFETY: the event lives until `close`.
-            match unsafe { (self.api.event_query)(event) } {
+            match named("cuEventQuery", || unsafe { (self.api.event_query)(event) }) {
                 cuda::SUCCESS => return Ok(true),
                 cuda::NOT_READY => (),
                 code => return self.api.check("cuEventQuery", code).map(|()| true),
@@ -289,16 +342,15 @@ impl Device {
         let length = mapping.len().next_multiple_of(page_size());
         // SAFETY: the mapping exists as long as its Arc, which is kept until it is unregistered; it
         // begins at a page and the kernel maps whole pages. The driver only reads (READ_ONLY).
-        let code = unsafe {
+        let code = named("cuMemHostRegister", || unsafe {
             (self.api.host_register)(
                 mapping.base().cast_mut().cast(),
                 length,
                 cuda::REGISTER_PORTABLE_READ_ONLY,
             )
-        };
+        });
         match self.api.check("cuMemHostRegister", code) {
             Ok(()) => {
-                log::info!("nvenc: frames are read by DMA out of the producer's segment");
                 uploader.pin = Pin::Held(Arc::clone(mapping));
                 true
             }
@@ -309,7 +361,7 @@ impl Device {
                 false
             }
             Err(error) => {
-                log::info!("nvenc: {error}; frames are converted by the CPU and then uploaded");
+                log::info!("nvenc: {error}; it is not tried again");
                 uploader.pin = Pin::Never;
                 false
             }
@@ -328,8 +380,10 @@ impl Device {
             return;
         }
         // SAFETY: registered at this address by `pin`; the last copy out of it is done.
-        let code = unsafe { (self.api.host_unregister)(mapping.base().cast_mut().cast()) };
-        if let Err(error) = self.api.check("cuMemHostUnregister", code) {
+        let unregistered = self.api.call("cuMemHostUnregister", || unsafe {
+            (self.api.host_unregister)(mapping.base().cast_mut().cast())
+        });
+        if let Err(error) = unregistered {
             log::warn!("nvenc: {error}");
             std::mem::forget(mapping);
         }
@@ -348,18 +402,16 @@ impl Device {
             // SAFETY: the mapping holds at least the metadata block, which the frame was found by;
             // both probe buffers hold PROBE_BYTES.
             unsafe {
-                let got =
-                    (self.api.memcpy_htod_async)(self.probe, base.cast(), PROBE_BYTES, self.upload);
-                self.api.check("cuMemcpyHtoDAsync", got)?;
-                let got = (self.api.memcpy_dtoh_async)(
-                    uploader.probe_host.cast(),
-                    self.probe,
-                    PROBE_BYTES,
-                    self.upload,
-                );
-                self.api.check("cuMemcpyDtoHAsync", got)?;
-                let got = (self.api.event_record)(uploader.copied, self.upload);
-                self.api.check("cuEventRecord", got)?;
+                self.api.call("cuMemcpyHtoDAsync", || {
+                    (self.api.memcpy_htod_async)(self.probe, base.cast(), PROBE_BYTES, self.upload)
+                })?;
+                self.api.call("cuMemcpyDtoHAsync", || {
+                    let host = uploader.probe_host.cast();
+                    (self.api.memcpy_dtoh_async)(host, self.probe, PROBE_BYTES, self.upload)
+                })?;
+                self.api.call("cuEventRecord", || {
+                    (self.api.event_record)(uploader.copied, self.upload)
+                })?;
             }
             if !self.wait_for(uploader.copied)? {
                 return Ok(false);
@@ -452,7 +504,7 @@ impl Device {
         let (block_x, block_y) = kernels::BLOCK;
         let grid = (threads.0.div_ceil(block_x), threads.1.div_ceil(block_y));
         // SAFETY: as the callers say; the driver copies the arguments before it returns.
-        let got = unsafe {
+        self.api.call("cuLaunchKernel", || unsafe {
             (self.api.launch_kernel)(
                 function,
                 grid.0,
@@ -466,8 +518,7 @@ impl Device {
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
-        };
-        self.api.check("cuLaunchKernel", got)
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use nvenc_sys::*;
 
 use super::super::cuda::Handle;
 use super::super::failure::*;
-use super::super::params::{Caps, Plan, codec_guid};
+use super::super::params::{Plan, codec_guid};
 use super::super::surface::CudaSurface;
 use super::{RegisteredSurface, Session};
 use crate::encode::EncoderConfig;
@@ -16,16 +16,18 @@ use crate::frame::{Surface, SurfacePool};
 #[allow(unsafe_code)] // calls through the driver's tables; each block says why the arguments hold
 impl Session {
     pub(super) fn prepare(&mut self, config: &EncoderConfig) -> Result<(), Refusal> {
-        self.open_handle()?;
+        let opened = self.calls.open(self.device.context);
+        opened.map_err(|failure| self.refused(failure))?;
         let guid = codec_guid(config.codec);
-        let codecs = self.codecs().map_err(|failure| self.refused(failure))?;
+        let codecs = self.calls.codecs();
+        let codecs = codecs.map_err(|failure| self.refused(failure))?;
         if !codecs.contains(&guid) {
             return Err(Refusal::Codec {
                 gpu: self.opened.gpu.clone(),
                 codec: config.codec.name(),
             });
         }
-        let caps = self.caps(guid);
+        let caps = self.calls.caps(guid);
         let plan = Plan::new(config, &caps);
         if let Some(reason) = caps.refusal(plan.width, plan.height) {
             return Err(Refusal::Size {
@@ -80,57 +82,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    fn open_handle(&mut self) -> Result<(), Refusal> {
-        let mut params = NV_ENC_OPEN_ENCODE_SESSION_EX_PARAMS {
-            version: NV_ENC_OPEN_ENCODE_SESSION_EX_PARAMS_VER,
-            deviceType: NV_ENC_DEVICE_TYPE::NV_ENC_DEVICE_TYPE_CUDA,
-            device: self.device.context,
-            apiVersion: NVENCAPI_VERSION,
-            ..Default::default()
-        };
-        self.watch.enter(Call::Open);
-        // SAFETY: the structure has its version, the context is current; the handle is a live field.
-        // A handle that comes back with a failure is destroyed by `close`, as the header asks.
-        let status =
-            unsafe { (self.encode.open_session_ex)(&raw mut params, &raw mut self.handle) };
-        self.watch.enter(Call::None);
-        // The driver's words need a session, and a failed open is not one.
-        check(Call::Open, status, None).map_err(|failure| self.refused(failure))
-    }
-
-    fn codecs(&self) -> Result<Vec<GUID>, Failure> {
-        let mut count = 0;
-        // SAFETY: pointers to live variables; a list has room for as many GUIDs as are asked for.
-        self.call(Call::GetGuids, |api, session| unsafe {
-            (api.get_guid_count)(session, &raw mut count)
-        })?;
-        let mut list = vec![GUID::default(); count as usize];
-        let mut given = 0;
-        // SAFETY: pointers to live variables; a list has room for as many GUIDs as are asked for.
-        self.call(Call::GetGuids, |api, session| unsafe {
-            (api.get_guids)(session, list.as_mut_ptr(), count, &raw mut given)
-        })?;
-        list.truncate(given as usize);
-        Ok(list)
-    }
-
-    fn caps(&self, codec: GUID) -> Caps {
-        Caps::ask(|cap| {
-            let mut params = NV_ENC_CAPS_PARAM {
-                version: NV_ENC_CAPS_PARAM_VER,
-                capsToQuery: cap,
-                ..Default::default()
-            };
-            let mut value = 0;
-            // SAFETY: the structure has its version; both pointers are to live variables.
-            let got = self.call(Call::GetCaps, |api, session| unsafe {
-                (api.get_caps)(session, codec, &raw mut params, &raw mut value)
-            });
-            // A capability that the driver does not know is one that the GPU has not.
-            got.map_or(0, |()| value)
-        })
     }
 
     fn need_nv12(&self, codec: GUID) -> Result<(), Failure> {
@@ -214,7 +165,7 @@ impl Session {
             .device
             .new_stream()
             .map_err(|error| cuda_failure(&error))?;
-        let Some(set) = self.encode.set_io_cuda_streams else {
+        let Some(set) = self.calls.api.set_io_cuda_streams else {
             return Ok(());
         };
         let stream: *mut Handle = &raw mut *self.stream;
