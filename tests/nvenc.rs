@@ -122,6 +122,19 @@ fn key_frames_come_when_asked_for_and_restart_the_gop() {
 }
 
 #[test]
+fn an_intra_refresh_is_asked_for_as_the_driver_wants_it_and_has_key_frames_on_demand_only() {
+    for codec in ["h264", "h265"] {
+        let arguments = format!("--codec {codec} --frames 90 --gop 30 --intra-refresh --key-at 40");
+        let outcome = Emulator::new()
+            .drive(&arguments, &[])
+            .succeeded()
+            .clean()
+            .no_leak();
+        assert_eq!(outcome.keys(), [0, 40], "{codec}");
+    }
+}
+
+#[test]
 fn decoding_times_never_lie_behind_presentation_and_only_grow() {
     for b_frames in 1..=3_u64 {
         let arguments = format!("--frames 61 --b-frames {b_frames}");

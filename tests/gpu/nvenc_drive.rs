@@ -66,6 +66,8 @@ pub mod drive {
         gop: u32,
         #[arg(long, default_value_t = 0)]
         b_frames: u32,
+        #[arg(long)]
+        intra_refresh: bool,
         #[arg(long, default_value_t = 2_000_000)]
         bitrate: u32,
         /// Pictures that are asked to be key frames.
@@ -173,7 +175,7 @@ pub mod drive {
             rate: RateControl::Bitrate(arguments.bitrate),
             gop: arguments.gop,
             b_frames: arguments.b_frames,
-            intra_refresh: false,
+            intra_refresh: arguments.intra_refresh,
             preset: Preset::Fastest,
             tuning: Tuning::LowLatency,
             surfaces_in_flight: 3,
