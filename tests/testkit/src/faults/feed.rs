@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::code;
 use crate::names::Names;
+use crate::noise::Noise;
 use crate::pattern::PixelFormat;
 use crate::producer::{Frame, FrameRate, MetadataVersion, Producer, ProducerError, Shape};
 
@@ -67,14 +68,9 @@ impl Feed {
 
     /// Grain of that amplitude on each picture: makes bits.
     pub fn add_grain(&mut self, amplitude: u8) {
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut noise = Noise::new(1);
         self.noise = (0..1 << 20)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 33) as u8 % amplitude.max(1)
-            })
+            .map(|_| noise.below(amplitude.into()) as u8)
             .collect();
     }
 

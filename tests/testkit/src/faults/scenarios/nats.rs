@@ -67,14 +67,12 @@ fn nats_lost(case: &mut Case) -> Result<(), Fail> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let mut running = server(port)?;
     let url = format!("nats://127.0.0.1:{port}");
-    let setup = Setup::with(&["--nats-url", &url, "--body-output", "sei"]);
-    let mut rig = Rig::start(case, setup, "streamer")?;
+    let setup = Setup::with(&["--nats-url", &url, "--body-output", "sei"]).hostile();
+    let mut rig = Rig::start(case, setup)?;
     let from = Instant::now();
     let key = case.names.nats_key.clone();
     if case.is_control() {
-        rig.streamer.process.signal(Signal::STOP);
-        rig.run(1.5)?;
-        rig.streamer.process.signal(Signal::CONT);
+        rig.freeze()?;
     } else {
         kill(&mut running);
         rig.run(2.0)?;

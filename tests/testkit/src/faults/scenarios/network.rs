@@ -22,9 +22,8 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
     let mut rig = Rig::start(
         case,
         Setup::with(&["--rtp-endpoint", &format!("127.0.0.1:{port}")]),
-        "streamer",
     )?;
-    second.stop();
+    second.stop()?;
     drop(second);
     let from = Instant::now();
     rig.run(3.0)?;
@@ -64,7 +63,7 @@ fn lossy_network(case: &mut Case) -> Result<(), Fail> {
         via: Some(relay.port),
         ..Setup::with(&["--bitrate", "2M", "--gop", "30", "--rtp-mtu", "1000"])
     };
-    let mut rig = Rig::start_at(case, setup, "streamer", probe, |feed| feed.add_grain(30))?;
+    let mut rig = Rig::start_at(case, setup, probe, |feed| feed.add_grain(30))?;
     let weather = &relay.weather;
     weather.lost.store(50, Ordering::Relaxed);
     weather.doubled.store(20, Ordering::Relaxed);

@@ -2,17 +2,14 @@
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use rustix::process::Signal;
 
 use crate::faults::case::Case;
 use crate::faults::rig::{Fail, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 use crate::rtmp::server::{Faults, Options, Server};
 use crate::rtmp::video::Mode;
+use crate::worker::Worker;
 
 pub const SINK_STALL: Scenario = Scenario {
     name: "sink_stall",
@@ -35,11 +32,7 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
     };
     let server = Server::open(options)?;
     let address = server.address()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let serving = std::thread::spawn({
-        let stop = Arc::clone(&stop);
-        move || server.run(&stop).map_err(|error| error.to_string())
-    });
+    let server = Worker::start(move |stop| server.run(stop));
     // A receiver that never reads, with as little room as the system gives.
     let deaf = UdpSocket::bind("127.0.0.1:0")?;
     let deaf_at = deaf.local_addr()?;
@@ -54,21 +47,17 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
         "--rtmp-url",
         &url,
     ]);
-    let mut rig = Rig::start_as(case, setup, "streamer", |feed| feed.add_grain(40))?;
+    let mut rig = Rig::start_as(case, setup, |feed| feed.add_grain(40))?;
     let from = Instant::now();
     // Longer than the sink's patience of 8 s, so that it gives up the connection and tries again.
     rig.run(if case.is_control() { 2.0 } else { 14.0 })?;
     if case.is_control() {
-        rig.streamer.process.signal(Signal::STOP);
-        rig.run(1.5)?;
-        rig.streamer.process.signal(Signal::CONT);
+        rig.freeze()?;
     }
     rig.check_gap(case, from, Duration::from_millis(700));
     let outcome = rig.finish(case, Pictures::Any)?;
-    // Relaxed: the flag guards no other data.
-    stop.store(true, Ordering::Relaxed);
-    let served = serving.join().map_err(|_| "the server panicked")?;
-    let connections = served.map(|report| report.connections.len()).unwrap_or(0);
+    let served = server.end().map_err(|_| "the server panicked")??;
+    let connections = served.connections.len();
 
     let sinks = outcome.report["sinks"]
         .as_array()
@@ -115,7 +104,7 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
     case.check(
         "deaf",
         unread,
-        "the receiver that never read has a full buffer",
+        "packets lie unread in the buffer of the receiver that never reads",
     );
     Ok(())
 }
