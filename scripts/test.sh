@@ -27,7 +27,7 @@ step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-d
 step "binaries" cargo build --workspace --locked --quiet
 step "tests" cargo test --workspace --locked
 # In the profile of the tests: a second build of everything would only prove that it can be built.
-step "benches, once" cargo test --workspace --benches --locked --quiet
+step "benches, once" cargo test --workspace --bench '*' --locked --quiet
 # The two scenarios that no scheduler can turn over; torn_read measures the machine too (docs/threat-model.md).
 step "acceptance" env CVMMAP_PROFILE=debug scripts/acceptance_standalone.sh
 step "faults" env CVMMAP_PROFILE=debug scripts/fault_suite.sh --only sink_stall --only reset_storm
