@@ -1,43 +1,57 @@
 //! Sinks that do not take what they are given.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use crate::faults::case::Case;
 use crate::faults::rig::{Fail, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
+use crate::rtmp::report::Report;
 use crate::rtmp::server::{Faults, Options, Server};
 use crate::rtmp::video::Mode;
 use crate::worker::Worker;
 
 pub const SINK_STALL: Scenario = Scenario {
     name: "sink_stall",
-    promise: "a server that stops reading and a receiver that never reads slow nobody else",
+    promise: "a server that stops reading, one that reads too slowly and a receiver that never reads slow nobody else",
     play: sink_stall,
-    control_fails: &["gap", "stalled"],
+    control_fails: &["gap", "stalled", "slowed"],
 };
 
-fn sink_stall(case: &mut Case) -> Result<(), Fail> {
-    // Closed TCP window: reads 300 kB, then nothing more, each time. The small buffer makes it felt at once.
+/// A server with `faults` at every connection, and where it is. Its small buffer makes a stall felt at once.
+fn serve(faults: Faults) -> io::Result<(Worker<io::Result<Report>>, String)> {
     let mut options = Options::new(Mode::H264);
     options.connections = 1000;
     options.timeout = Duration::from_secs(120);
     options.runs_on = true;
     options.receive_buffer = Some(8192);
     options.faults = Faults {
-        stall_after: (!case.is_control()).then_some(300_000),
         every_connection: true,
-        ..Faults::default()
+        ..faults
     };
     let server = Server::open(options)?;
-    let address = server.address()?;
-    let server = Worker::start(move |stop| server.run(stop));
+    let url = format!("rtmp://{}/live/key", server.address()?);
+    Ok((Worker::start(move |stop| server.run(stop)), url))
+}
+
+fn sink_stall(case: &mut Case) -> Result<(), Fail> {
+    // Closed TCP window: reads 300 kB, then nothing more, each time.
+    let stalled = Faults {
+        stall_after: (!case.is_control()).then_some(300_000),
+        ..Faults::default()
+    };
+    // A fiftieth of the stream's rate.
+    let slow = Faults {
+        slow: (!case.is_control()).then_some(20_000),
+        ..Faults::default()
+    };
+    let [stalled, slow] = [stalled, slow].map(serve);
+    let ((stalled, stalled_url), (slow, slow_url)) = (stalled?, slow?);
     // A receiver that never reads, with as little room as the system gives.
     let deaf = UdpSocket::bind("127.0.0.1:0")?;
     let deaf_at = deaf.local_addr()?;
 
-    let url = format!("rtmp://{address}/live/stalled");
     let setup = Setup::with(&[
         "--bitrate",
         "8M",
@@ -45,7 +59,9 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
         &deaf_at.to_string(),
         "--rtmp",
         "--rtmp-url",
-        &url,
+        &stalled_url,
+        "--rtmp-url",
+        &slow_url,
     ]);
     let mut rig = Rig::start_as(case, setup, |feed| feed.add_grain(40))?;
     let from = Instant::now();
@@ -56,31 +72,32 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
     }
     rig.check_gap(case, from, Duration::from_millis(700));
     let outcome = rig.finish(case, Pictures::Any)?;
-    let served = server.end().map_err(|_| "the server panicked")??;
-    let connections = served.connections.len();
+    let connections = |server: Worker<io::Result<Report>>| -> Result<usize, Fail> {
+        let report = server.end().map_err(|_| "the server panicked")??;
+        Ok(report.connections.len())
+    };
+    let connections = [connections(stalled)?, connections(slow)?];
 
     let sinks = outcome.report["sinks"]
         .as_array()
         .cloned()
         .unwrap_or_default();
-    let stalled = sinks.iter().find(|sink| {
-        sink["name"]
-            .as_str()
-            .is_some_and(|name| name.starts_with("rtmp"))
+    let rtmp = sinks.iter().filter(|sink| {
+        let name = sink["name"].as_str();
+        name.is_some_and(|name| name.starts_with("rtmp"))
     });
-    let dropped: u64 = ["given_up", "gated", "errors"]
-        .iter()
-        .filter_map(|name| stalled?[*name].as_u64())
-        .sum();
-    case.number("rtmp_connections", connections);
-    case.number("rtmp_drops", dropped);
-    case.check(
-        "stalled",
-        dropped > 30,
-        format!(
-            "the stalled sink dropped {dropped} units by count, over {connections} connections"
-        ),
-    );
+    for ((name, sink), connections) in ["stalled", "slowed"].into_iter().zip(rtmp).zip(connections)
+    {
+        let counts = ["given_up", "gated", "errors"].iter();
+        let dropped: u64 = counts.filter_map(|count| sink[*count].as_u64()).sum();
+        case.number(&format!("{name}_connections"), connections);
+        case.number(&format!("{name}_drops"), dropped);
+        case.check(
+            name,
+            dropped > 30,
+            format!("the {name} sink dropped {dropped} units by count, over {connections} connections"),
+        );
+    }
     // It validates latency: the sink that works sends while the other one waits.
     let latency = &sinks
         .first()
