@@ -67,7 +67,7 @@ fn stream(args: &StreamerArgs) -> Exit {
         eprintln!("error: {reason}");
         return Exit::Pipeline;
     }
-    // Before the first thread, so that all have it.
+    // Before the first thread that stays, so that all have it.
     if let Some(priority) = config.realtime
         && let Err(error) = cvmmap_streamer::realtime::enter(priority)
     {
