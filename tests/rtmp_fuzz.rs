@@ -63,11 +63,7 @@ fn damaged_servers_are_survived() {
     for _ in 0..4000 {
         let mut bytes = recording.clone();
         // The handshake is long and has little to damage: most rounds spare it.
-        let from = if noise.below(8) == 0 {
-            0
-        } else {
-            1 + 2 * 1536
-        };
+        let from = if noise.below(8) == 0 { 0 } else { 1 + 2 * 1536 };
         noise.damage(&mut bytes, from);
         fuzz::server(&bytes);
         fuzz::chunks(&bytes[from.min(bytes.len())..]);

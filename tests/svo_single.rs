@@ -544,15 +544,16 @@ fn ctrl_c_leaves_a_playable_partial_file_and_a_second_tool_is_refused_meanwhile(
     let (sender, pieces) = mpsc::channel();
     std::thread::spawn(move || {
         let mut piece = Vec::new();
-        while bar.read_until(b'\r', &mut piece).is_ok_and(|bytes| bytes > 0)
+        while bar
+            .read_until(b'\r', &mut piece)
+            .is_ok_and(|bytes| bytes > 0)
             && sender.send(std::mem::take(&mut piece)).is_ok()
         {}
     });
     let mut shown = String::new();
     // The bar moves when pictures have been written.
-    let frames_shown = |piece: &str| -> Option<u32> {
-        piece.split("| ").nth(1)?.split('/').next()?.parse().ok()
-    };
+    let frames_shown =
+        |piece: &str| -> Option<u32> { piece.split("| ").nth(1)?.split('/').next()?.parse().ok() };
     loop {
         let piece = pieces.recv_timeout(LIMIT);
         let piece = piece.unwrap_or_else(|error| panic!("{error}, shown so far: {shown}"));

@@ -38,7 +38,8 @@ impl Noise {
                 return;
             }
             let at = from + self.below(bytes.len() - from);
-            let end = (at + 1 + self.below([9, 64][self.below(2)])).min(bytes.len());
+            let most = [9, 64][self.below(2)];
+            let end = (at + 1 + self.below(most)).min(bytes.len());
             match self.below(7) {
                 0 => bytes[at] = self.byte(),
                 1 | 2 => bytes[at] ^= 1 << self.below(8),

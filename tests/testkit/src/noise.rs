@@ -40,7 +40,10 @@ mod tests {
             let (mut first, mut again) = (Noise::new(seed), Noise::new(seed));
             let numbers: Vec<_> = (0..100).map(|_| first.next_u64()).collect();
             assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]), "{seed}");
-            assert_eq!(numbers, (0..100).map(|_| again.next_u64()).collect::<Vec<_>>());
+            assert_eq!(
+                numbers,
+                (0..100).map(|_| again.next_u64()).collect::<Vec<_>>()
+            );
         }
     }
 

@@ -176,7 +176,10 @@ mod tests {
         let mut pipe = program.take_stdin().expect("a pipe was asked for");
         // More than any pipe holds: without the watchdog this stands still for ever.
         let given = pipe.write_all(&vec![0; 4 << 20]);
-        assert_eq!(given.expect_err("nobody reads").kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            given.expect_err("nobody reads").kind(),
+            io::ErrorKind::BrokenPipe
+        );
         let usage = program.finish(Duration::from_secs(10)).expect("its end");
         assert!(usage.overran && !usage.status.success());
         let _ = std::fs::remove_file(log);

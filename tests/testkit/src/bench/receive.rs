@@ -205,7 +205,12 @@ fn unit(codec: Codec, arrival_ns: u64, timestamp: u32, nals: &[&[u8]]) -> Unit {
     }
 }
 
-fn hear_rtp(mut sockets: Sockets, keep: bool, progress: &Progress, stop: &AtomicBool) -> io::Result<Heard> {
+fn hear_rtp(
+    mut sockets: Sockets,
+    keep: bool,
+    progress: &Progress,
+    stop: &AtomicBool,
+) -> io::Result<Heard> {
     let mut heard = Heard::default();
     while !stop.load(Ordering::Relaxed) {
         sockets.wait(Duration::from_millis(50))?;
@@ -231,7 +236,12 @@ fn hear_rtp(mut sockets: Sockets, keep: bool, progress: &Progress, stop: &Atomic
     Ok(heard)
 }
 
-fn hear_rtmp(listener: &TcpListener, keep: bool, progress: &Progress, stop: &AtomicBool) -> io::Result<Heard> {
+fn hear_rtmp(
+    listener: &TcpListener,
+    keep: bool,
+    progress: &Progress,
+    stop: &AtomicBool,
+) -> io::Result<Heard> {
     let mut heard = Heard::default();
     listener.set_nonblocking(true)?;
     let mut stream = loop {

@@ -153,10 +153,7 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
             }
         }
     }
-    println!(
-        "timeline: {}",
-        evidence.run.join("timeline.png").display()
-    );
+    println!("timeline: {}", evidence.run.join("timeline.png").display());
     Ok(Totals::of(&rows))
 }
 

@@ -64,7 +64,9 @@ fn draw(rows: &[Row], start: Instant) -> Canvas {
     let panels = PANELS.len() as i32 + 1;
     let mut canvas = Canvas::new(WIDTH, TOP + panels * (PANEL + BETWEEN));
     let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
-    let end = rows.last().map_or(1.0, |row| since(row.began) + row.seconds);
+    let end = rows
+        .last()
+        .map_or(1.0, |row| since(row.began) + row.seconds);
     let x = |seconds: f64| LEFT + (seconds / end.max(1.0) * f64::from(RIGHT - LEFT)) as i32;
 
     bands(&mut canvas, rows, &|row| {
@@ -72,7 +74,11 @@ fn draw(rows: &[Row], start: Instant) -> Canvas {
         (x(from), x(from + row.seconds))
     });
     for (n, (title, series)) in (0..).zip(PANELS) {
-        let values = |value: Value| rows.iter().flat_map(|row| &row.timeline.0).filter_map(value);
+        let values = |value: Value| {
+            rows.iter()
+                .flat_map(|row| &row.timeline.0)
+                .filter_map(value)
+        };
         let most = series.iter().flat_map(|(value, _)| values(*value));
         let panel = Panel::new(n, most.fold(0.0, f64::max));
         panel.frame(&mut canvas, title);
@@ -182,7 +188,9 @@ fn nice(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0];
     // A little less: 10 to the log of 1000 may be 999.999.
-    let step = steps.into_iter().find(|step| step * power >= value * 0.999_999);
+    let step = steps
+        .into_iter()
+        .find(|step| step * power >= value * 0.999_999);
     step.unwrap_or(10.0) * power
 }
 
@@ -192,11 +200,7 @@ fn number(value: f64, unit: &str) -> String {
 }
 
 /// Joins what is there; where a value is missing the line breaks.
-fn polyline(
-    canvas: &mut Canvas,
-    points: impl Iterator<Item = Option<(i32, i32)>>,
-    colour: Rgb888,
-) {
+fn polyline(canvas: &mut Canvas, points: impl Iterator<Item = Option<(i32, i32)>>, colour: Rgb888) {
     let mut last = None;
     for point in points {
         if let Some(to) = point {
@@ -224,12 +228,16 @@ impl Canvas {
 
     fn line(&mut self, from: (i32, i32), to: (i32, i32), colour: Rgb888) {
         let line = Line::new(from.into(), to.into());
-        let _ = line.into_styled(PrimitiveStyle::with_stroke(colour, 1)).draw(self);
+        let _ = line
+            .into_styled(PrimitiveStyle::with_stroke(colour, 1))
+            .draw(self);
     }
 
     fn fill(&mut self, from: (i32, i32), to: (i32, i32), colour: Rgb888) {
         let area = Rectangle::with_corners(from.into(), to.into());
-        let _ = area.into_styled(PrimitiveStyle::with_fill(colour)).draw(self);
+        let _ = area
+            .into_styled(PrimitiveStyle::with_fill(colour))
+            .draw(self);
     }
 
     fn text(&mut self, baseline: (i32, i32), text: &str, alignment: Alignment) {
@@ -284,7 +292,14 @@ mod tests {
 
     #[test]
     fn an_edge_is_round_and_not_below_its_value() {
-        for (value, edge) in [(0.0, 1.0), (0.3, 0.5), (1.0, 1.0), (3.1, 5.0), (70.0, 100.0), (1000.0, 1000.0)] {
+        for (value, edge) in [
+            (0.0, 1.0),
+            (0.3, 0.5),
+            (1.0, 1.0),
+            (3.1, 5.0),
+            (70.0, 100.0),
+            (1000.0, 1000.0),
+        ] {
             assert_eq!(nice(value), edge, "{value}");
         }
     }

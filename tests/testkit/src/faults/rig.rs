@@ -469,7 +469,11 @@ mod tests {
             (sample(30, 40), 8, true),
         ] {
             let growth = Growth::between(before, after);
-            assert_eq!(growth.is_within(most_mib), ok, "{growth:?} of {most_mib} MiB");
+            assert_eq!(
+                growth.is_within(most_mib),
+                ok,
+                "{growth:?} of {most_mib} MiB"
+            );
         }
     }
 

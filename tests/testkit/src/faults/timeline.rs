@@ -94,7 +94,13 @@ mod tests {
             key: false,
             latency: Some(Duration::from_millis(latency)),
         };
-        let units = [unit(10, 3), unit(90, 9), unit(100, 4), unit(150, 3_600_000), unit(350, 1)];
+        let units = [
+            unit(10, 3),
+            unit(90, 9),
+            unit(100, 4),
+            unit(150, 3_600_000),
+            unit(350, 1),
+        ];
         let mut timeline = Timeline::default();
         timeline.add(&[sample(100), sample(200), sample(300)], &units, 12);
         let latencies: Vec<_> = timeline.0.iter().map(|point| point.latency).collect();

@@ -219,10 +219,18 @@ fn few_threads(case: &mut Case) -> Result<(), Fail> {
     std::fs::create_dir_all(&folder)?;
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
     let counts = if case.is_control() { 40..=40 } else { 1..=40 };
-    let limits: Vec<u64> = counts.step_by(3).map(|more| threads_of(NOBODY) + more).collect();
+    let limits: Vec<u64> = counts
+        .step_by(3)
+        .map(|more| threads_of(NOBODY) + more)
+        .collect();
     under_limits(case, &limits, |case, limit| {
         let mut limited = as_nobody();
-        limited.args(["bash", "-c", &format!("ulimit -u {limit}; exec \"$@\""), "bash"]);
+        limited.args([
+            "bash",
+            "-c",
+            &format!("ulimit -u {limit}; exec \"$@\""),
+            "bash",
+        ]);
         with_ten_frames(limited, &dummy(case, "anybody/few").0)
     })
 }

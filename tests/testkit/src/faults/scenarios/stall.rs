@@ -95,7 +95,9 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
         case.check(
             name,
             dropped > 30,
-            format!("the {name} sink dropped {dropped} units by count, over {connections} connections"),
+            format!(
+                "the {name} sink dropped {dropped} units by count, over {connections} connections"
+            ),
         );
     }
     // It validates latency: the sink that works sends while the other one waits.
