@@ -43,6 +43,8 @@ step "binaries" cargo build --workspace --locked --quiet
 step "tests" cargo test --workspace --locked
 # In the profile of the tests: a second build of everything would only prove that it can be built.
 step "benches, once" cargo test --workspace --bench '*' --locked --quiet
-# The two scenarios that no scheduler can turn over; torn_read measures the machine too (docs/threat-model.md).
+# One for each kind of fault, in three minutes; torn_read measures the machine too (docs/threat-model.md).
+faults=(sink_stall reset_storm killed_producer resize segment_gone clock_jumps garbage lossy_network
+  rtmp_restarted rtmp_hostile nats_lost sigterm disk_full few_descriptors few_threads)
 step "acceptance" env CVMMAP_PROFILE=debug scripts/acceptance_standalone.sh
-step "faults" env CVMMAP_PROFILE=debug scripts/fault_suite.sh --only sink_stall --only reset_storm
+step "faults" env CVMMAP_PROFILE=debug scripts/fault_suite.sh "${faults[@]/#/--only=}"

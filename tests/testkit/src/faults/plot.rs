@@ -62,7 +62,7 @@ const PANELS: [(&str, &[(Value, Rgb888)]); 3] = [
 
 fn draw(rows: &[Row], start: Instant) -> Canvas {
     let panels = PANELS.len() as i32 + 1;
-    let mut canvas = Canvas::new(WIDTH, TOP + panels * (PANEL + BETWEEN));
+    let mut canvas = Canvas::new(WIDTH, TOP + BETWEEN / 2 + panels * (PANEL + BETWEEN));
     let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
     let end = rows
         .last()
@@ -139,7 +139,7 @@ fn times(canvas: &mut Canvas, end: f64, x: &dyn Fn(f64) -> i32) {
         300.0..18_000.0 => ("min", 60.0),
         _ => ("h", 3600.0),
     };
-    let step = nice(end / length / 12.0);
+    let step = round_up(end / length / 12.0, &OF_TIMES);
     let bottom = canvas.height - BETWEEN;
     let mut n = 0;
     while f64::from(n) * step * length <= end {
@@ -161,7 +161,7 @@ impl Panel {
     fn new(number: i32, most: f64) -> Self {
         Panel {
             top: TOP + BETWEEN / 2 + number * (PANEL + BETWEEN),
-            most: 4.0 * nice(most / 4.0),
+            most: 4.0 * round_up(most / 4.0, &OF_VALUES),
         }
     }
 
@@ -180,19 +180,19 @@ impl Panel {
     }
 }
 
-/// At least `value`, of the form 1, 2 or 5 times a power of ten.
-fn nice(value: f64) -> f64 {
+/// At least `value`: one of the steps, each at least 1 and the last one 10, times a power of ten.
+fn round_up(value: f64, steps: &[f64]) -> f64 {
     if value <= 0.0 {
         return 1.0;
     }
     let power = 10_f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0];
     // A little less: 10 to the log of 1000 may be 999.999.
-    let step = steps
-        .into_iter()
-        .find(|step| step * power >= value * 0.999_999);
-    step.unwrap_or(10.0) * power
+    let step = steps.iter().find(|step| **step * power >= value * 0.999_999);
+    step.unwrap_or(&10.0) * power
 }
+
+const OF_VALUES: [f64; 9] = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 10.0];
+const OF_TIMES: [f64; 4] = [1.0, 2.0, 5.0, 10.0];
 
 fn number(value: f64, unit: &str) -> String {
     let digits = usize::from(value.fract() != 0.0) * 2;
@@ -294,13 +294,13 @@ mod tests {
     fn an_edge_is_round_and_not_below_its_value() {
         for (value, edge) in [
             (0.0, 1.0),
-            (0.3, 0.5),
+            (0.7, 0.8),
             (1.0, 1.0),
-            (3.1, 5.0),
-            (70.0, 100.0),
+            (3.1, 4.0),
+            (21.0, 25.0),
             (1000.0, 1000.0),
         ] {
-            assert_eq!(nice(value), edge, "{value}");
+            assert_eq!(round_up(value, &OF_VALUES), edge, "{value}");
         }
     }
 
