@@ -40,7 +40,7 @@ step "licences, versions and sources of the dependencies" deny
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 # The integration tests drive the binaries of both packages.
 step "binaries" cargo build --workspace --locked --quiet
-step "tests" cargo test --workspace --locked
+step "tests, a million seeded inputs a parser" env CVMMAP_FUZZ_INPUTS=1000000 cargo test --workspace --locked
 # In the profile of the tests: a second build of everything would only prove that it can be built.
 step "benches, once" cargo test --workspace --bench '*' --locked --quiet
 # One for each kind of fault, in three minutes; torn_read measures the machine too (docs/threat-model.md).

@@ -26,18 +26,16 @@ fn data(name: &str) -> Vec<u8> {
 #[test]
 fn damaged_recordings_are_read_or_refused() {
     let mut noise = Noise::new(0x5EED_0001);
-    for name in ["h265_svga.svo2", "h264_svga.svo2", "svo1_head.svo"] {
-        let whole = data(name);
-        fuzz::recording(&whole);
-        for _ in 0..150 {
-            fuzz::recording(&damaged(&mut noise, &whole));
-        }
+    let all = ["h265_svga.svo2", "h264_svga.svo2", "svo1_head.svo"].map(data);
+    all.iter().for_each(|whole| fuzz::recording(whole));
+    for round in noise::rounds(450) {
+        let whole = &all[(round % 3) as usize];
+        fuzz::recording(&damaged(&mut noise, whole));
         // Damage close to the start, where the lengths of everything are.
-        for _ in 0..150 {
-            let mut bytes = damaged(&mut noise, &whole[..whole.len().min(2000)]);
-            bytes.extend(&whole[whole.len().min(2000)..]);
-            fuzz::recording(&bytes);
-        }
+        let (start, rest) = whole.split_at(whole.len().min(2000));
+        let mut bytes = damaged(&mut noise, start);
+        bytes.extend(rest);
+        fuzz::recording(&bytes);
     }
 }
 
@@ -49,7 +47,7 @@ fn damaged_messages_are_read_or_refused() {
     message[4..8].copy_from_slice(&136_u32.to_le_bytes());
     message[8..16].copy_from_slice(&26_u64.to_le_bytes());
     message[40..43].copy_from_slice(&[0xFF, 0xD8, 0xFF]);
-    for _ in 0..20_000 {
+    for _ in noise::rounds(20_000) {
         fuzz::frame(&damaged(&mut noise, &message));
     }
 }
@@ -57,10 +55,9 @@ fn damaged_messages_are_read_or_refused() {
 #[test]
 fn damaged_calibrations_are_read_or_refused() {
     let mut noise = Noise::new(0x5EED_0003);
-    for name in ["SN40735594.conf", "SN40735595.conf", "SN31000001.conf"] {
-        let whole = data(&format!("calib/{name}"));
-        for _ in 0..500 {
-            fuzz::calibration(&damaged(&mut noise, &whole));
-        }
+    let all = ["SN40735594.conf", "SN40735595.conf", "SN31000001.conf"]
+        .map(|name| data(&format!("calib/{name}")));
+    for round in noise::rounds(1500) {
+        fuzz::calibration(&damaged(&mut noise, &all[(round % 3) as usize]));
     }
 }

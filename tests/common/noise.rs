@@ -2,6 +2,17 @@
 
 #![allow(dead_code)] // each test uses its part
 
+use std::time::{Duration, Instant};
+
+/// As many inputs as `CVMMAP_FUZZ_INPUTS` says, else `usual`, but for a minute at most: a slow machine is not kept for ever
+/// by the long run.
+pub fn rounds(usual: u64) -> impl Iterator<Item = u64> {
+    let wanted = std::env::var("CVMMAP_FUZZ_INPUTS").ok();
+    let wanted = wanted.and_then(|n| n.parse().ok()).unwrap_or(usual);
+    let start = Instant::now();
+    (0..wanted).take_while(move |_| start.elapsed() < Duration::from_secs(60))
+}
+
 /// xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators").
 pub struct Noise(u64);
 

@@ -187,7 +187,9 @@ fn round_up(value: f64, steps: &[f64]) -> f64 {
     }
     let power = 10_f64.powf(value.log10().floor());
     // A little less: 10 to the log of 1000 may be 999.999.
-    let step = steps.iter().find(|step| **step * power >= value * 0.999_999);
+    let step = steps
+        .iter()
+        .find(|step| **step * power >= value * 0.999_999);
     step.unwrap_or(&10.0) * power
 }
 
