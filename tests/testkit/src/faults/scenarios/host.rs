@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::faults::case::Case;
 use crate::faults::process::Process;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 
 pub const SIGTERM: Scenario = Scenario {
@@ -126,7 +126,7 @@ fn disk_full(case: &mut Case) -> Result<(), Fail> {
     )?;
     let from = Instant::now();
     rig.run(2.0)?;
-    rig.check_gap(case, from, Duration::from_millis(700));
+    rig.check_gap(case, from, GAP);
     let log = rig.streamer.log.clone();
     rig.finish(case, Pictures::All)?;
     let text = std::fs::read_to_string(log)?.to_lowercase();

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::faults::case::Case;
 use crate::faults::process::Process;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 use crate::nats::Nats;
 
@@ -19,8 +19,6 @@ pub const NATS_LOST: Scenario = Scenario {
     play: nats_lost,
     control_fails: &["gap", "reconnected"],
 };
-
-const GAP: Duration = Duration::from_millis(700);
 
 fn server(port: u16) -> Result<Process, Fail> {
     let process = Process::spawn(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::faults::case::Case;
 use crate::faults::probe::Probe;
 use crate::faults::relay::Relay;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 
 pub const RECEIVER_GONE: Scenario = Scenario {
@@ -33,7 +33,7 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
         false => Some(Probe::start(port, case.path("third.h264"))?),
     };
     rig.run(2.5)?;
-    rig.check_gap(case, from, Duration::from_millis(700));
+    rig.check_gap(case, from, GAP);
     let key = third
         .as_ref()
         .and_then(|probe| probe.units().into_iter().find(|u| u.key));
@@ -95,7 +95,7 @@ fn lossy_network(case: &mut Case) -> Result<(), Fail> {
         "repaired",
         after.is_some_and(|after| after < Duration::from_millis(1400))
             && clean > 30
-            && gap < Duration::from_millis(700),
+            && gap < GAP,
         format!("key frame {after:.0?} after the last loss, {clean} whole pictures since, longest gap {gap:.0?}"),
     );
     case.check("lost", dropped > 5, format!("{dropped} datagrams lost"));

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 use crate::faults::case::Case;
 use crate::faults::feed::Feed;
 use crate::faults::process::Process;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup, source_count};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup, source_count};
 use crate::faults::suite::Scenario;
 use crate::noise::Noise;
 use crate::producer::unix_ns;
 
 /// From the first frame of a producer that is back to the first unit of it.
 const BACK: Duration = Duration::from_secs(2);
-const GAP: Duration = Duration::from_millis(1000);
 
 /// A producer begins, but not in the control: the stream has to be back with it.
 fn come_back(case: &mut Case, rig: &mut Rig) -> Result<(), Fail> {

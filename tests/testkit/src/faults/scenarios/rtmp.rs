@@ -13,15 +13,13 @@ use serde_json::json;
 
 use crate::faults::case::Case;
 use crate::faults::process::Process;
-use crate::faults::rig::{Fail, Outcome, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Outcome, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 use crate::noise::Noise;
 use crate::rtmp::report::Report;
 use crate::rtmp::server::{Faults, Options, Server};
 use crate::rtmp::video::Mode;
 use crate::worker::Worker;
-
-const GAP: Duration = Duration::from_millis(700);
 
 /// A server of the testkit on a thread of its own.
 struct Serving(Worker<std::io::Result<Report>>);

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use crate::faults::case::Case;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 use crate::rtmp::report::Report;
 use crate::rtmp::server::{Faults, Options, Server};
@@ -70,7 +70,7 @@ fn sink_stall(case: &mut Case) -> Result<(), Fail> {
     if case.is_control() {
         rig.freeze()?;
     }
-    rig.check_gap(case, from, Duration::from_millis(700));
+    rig.check_gap(case, from, GAP);
     let outcome = rig.finish(case, Pictures::Any)?;
     let connections = |server: Worker<io::Result<Report>>| -> Result<usize, Fail> {
         let report = server.end().map_err(|_| "the server panicked")??;
