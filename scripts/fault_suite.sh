@@ -2,8 +2,9 @@
 # Everything that takes a streamer down in the field, done to this one: torn reads, stalled sinks, storms of resets,
 # and what else `--list` shows. Needs no server. Every scenario has a control that shows that its check can fail.
 #   --full            100,000 pictures a rate in torn_read
-#   --soak SECONDS    all scenarios at random for so long, from a printed --seed N
+#   --soak [SECONDS]  all scenarios at random for so long (180), from a printed --seed N
 #   --only NAME       just that one; repeatable
+# Memory, descriptors, latency and drops over time are timeline.csv and timeline.png in the folder of the run.
 # Evidence goes below $CVMMAP_EVIDENCE_DIR (default .sisyphus/evidence).
 set -uo pipefail
 cd "$(dirname "$0")/.."

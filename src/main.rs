@@ -3,8 +3,8 @@
 #![deny(unsafe_code)]
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 
 use clap::Parser;
 use cvmmap_streamer::cli::streamer::{Command, ShellArg, StreamerArgs};
@@ -63,11 +63,11 @@ fn stream(args: &StreamerArgs) -> Exit {
             return Exit::Invalid;
         }
     }
-    if let Err(reason) = descriptors() {
+    if let Err(reason) = descriptors().and_then(|()| threads()) {
         cli::complain(&format!("error: {reason}"));
         return Exit::Pipeline;
     }
-    // Before the first thread, so that all have it.
+    // Before the first thread that stays, so that all have it.
     if let Some(priority) = config.realtime
         && let Err(error) = cvmmap_streamer::realtime::enter(priority)
     {
@@ -127,6 +127,28 @@ fn descriptors() -> Result<(), String> {
 
 /// Three times what a run with two sinks has open.
 const LEAST_DESCRIPTORS: u64 = 64;
+
+/// Sees to enough threads, by having them for a moment: ZeroMQ aborts the process when it gets none.
+fn threads() -> Result<(), String> {
+    let gate = RwLock::new(());
+    std::thread::scope(|scope| {
+        let closed = gate.write();
+        for had in 0..LEAST_THREADS {
+            let thread = std::thread::Builder::new().stack_size(1 << 16);
+            if let Err(error) = thread.spawn_scoped(scope, || drop(gate.read())) {
+                drop(closed);
+                return Err(format!(
+                    "{had} threads can be had ({error}), at least {LEAST_THREADS} are needed: raise the limit (ulimit -u)"
+                ));
+            }
+        }
+        drop(closed);
+        Ok(())
+    })
+}
+
+/// Half as many again as a run with two sinks and the control plane has.
+const LEAST_THREADS: usize = 24;
 
 /// The first SIGINT or SIGTERM drains and ends with the report; a second one leaves at once.
 fn stop_on_signals(stop: StopToken) -> std::io::Result<()> {

@@ -1,6 +1,8 @@
 //! TLS and credentials against a real `nats-server`, and what a man in the middle would read
 //! (`docs/control.md`, "What TLS checks"; `docs/threat-model.md`).
 
+#[path = "common/authority.rs"]
+mod authority;
 mod common;
 mod nats_support;
 
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use authority::GOOD_YEAR;
 use common::{Scene, expect_exit, finish, streamer};
 use nats_support::{Guard, Server, accept, dummy, expect_frames, json, wait_for};
 use nkeys::KeyPair;
@@ -19,25 +22,16 @@ const SECRET: &str = "s3same!0pen";
 /// A certificate authority in a folder, which signs for servers.
 struct Authority {
     folder: PathBuf,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    signs: authority::Authority,
 }
 
 impl Authority {
     fn new(folder: &Path, name: &str) -> Self {
         let folder = folder.join(name);
         std::fs::create_dir(&folder).expect("a folder");
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("no names");
-        // Two authorities of one name would differ in their signatures only.
-        let named = format!("authority {name}");
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, named);
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).expect("a certificate");
-        std::fs::write(folder.join("ca.pem"), certificate.pem()).expect("a file");
-        let issuer = rcgen::Issuer::new(params, key);
-        Self { folder, issuer }
+        let signs = authority::Authority::new(name);
+        std::fs::write(folder.join("ca.pem"), &signs.pem).expect("a file");
+        Self { folder, signs }
     }
 
     fn pem(&self) -> String {
@@ -46,10 +40,7 @@ impl Authority {
 
     /// Flags of a `nats-server` with a certificate for `name`, valid until the end of `year`.
     fn serve(&self, name: &str, year: i32) -> [String; 5] {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let mut params = rcgen::CertificateParams::new([name.to_owned()]).expect("a name");
-        params.not_after = rcgen::date_time_ymd(year, 12, 31);
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let (certificate, key) = self.signs.sign(name, year);
         let file = |suffix: &str, text: String| {
             let path = self.folder.join(format!("{name}-{year}.{suffix}"));
             std::fs::write(&path, text).expect("a file");
@@ -64,8 +55,6 @@ impl Authority {
         ]
     }
 }
-
-const GOOD_YEAR: i32 = 4000;
 
 fn serving(flags: &[String], more: &[&str]) -> Server {
     let mut server = Server::absent();

@@ -1,40 +1,12 @@
 //! Damaged servers: every reader of foreign bytes is fed with seeded noise and with a whole,
 //! valid answer of a server in which bytes were changed, lost, doubled and swapped.
 
+#[path = "common/noise.rs"]
+mod noise;
+
 use cvmmap_streamer::rtmp::chunk::MessageHeader;
 use cvmmap_streamer::rtmp::{ChunkWriter, amf0, fuzz};
-
-/// xorshift64*: noise that is the same in every run.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize
-    }
-
-    fn damage(&mut self, bytes: &mut Vec<u8>, from: usize) {
-        for _ in 0..=self.next() % 6 {
-            let at = from + self.next() % (bytes.len() - from);
-            match self.next() % 5 {
-                0 => bytes[at] = self.next() as u8,
-                1 => bytes[at] ^= 1 << (self.next() % 8),
-                2 => bytes[at] = [0, 0xFF, 0x7F, 0x80][self.next() % 4],
-                3 => {
-                    let end = (at + 1 + self.next() % 9).min(bytes.len());
-                    let copy = bytes[at..end].to_vec();
-                    bytes.splice(at..at, copy);
-                }
-                _ => {
-                    let end = (at + 1 + self.next() % 9).min(bytes.len() - 1);
-                    bytes.drain(at.min(end)..end);
-                }
-            }
-        }
-    }
-}
+use noise::Noise;
 
 fn message(kind: u8, body: &[u8], out: &mut Vec<u8>) {
     let header = MessageHeader {
@@ -85,17 +57,13 @@ fn recording() -> Vec<u8> {
 
 #[test]
 fn damaged_servers_are_survived() {
-    let (recording, mut noise) = (recording(), Noise(0x5EED_0003));
+    let (recording, mut noise) = (recording(), Noise::new(0x5EED_0003));
     let body = status("NetStream.Publish.Start");
     fuzz::server(&recording);
     for _ in 0..4000 {
         let mut bytes = recording.clone();
         // The handshake is long and has little to damage: most rounds spare it.
-        let from = if noise.next() % 8 == 0 {
-            0
-        } else {
-            1 + 2 * 1536
-        };
+        let from = if noise.below(8) == 0 { 0 } else { 1 + 2 * 1536 };
         noise.damage(&mut bytes, from);
         fuzz::server(&bytes);
         fuzz::chunks(&bytes[from.min(bytes.len())..]);
@@ -107,10 +75,9 @@ fn damaged_servers_are_survived() {
 
 #[test]
 fn plain_noise_is_survived() {
-    let mut noise = Noise(0x5EED_0004);
+    let mut noise = Noise::new(0x5EED_0004);
     for _ in 0..2000 {
-        let len = noise.next() % 5000;
-        let mut bytes: Vec<u8> = (0..len).map(|_| noise.next() as u8).collect();
+        let mut bytes = noise.bytes(5000);
         fuzz::amf0(&bytes);
         fuzz::chunks(&bytes);
         fuzz::handshake(&bytes);

@@ -1,12 +1,16 @@
 //! The RTMP sink against servers that are absent, slow, unwilling or hostile, played by hand.
 
+#[path = "common/authority.rs"]
+mod authority;
 mod rtmp_support;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use authority::{Authority, GOOD_YEAR};
 use cvmmap_streamer::encode::Codec;
 use cvmmap_streamer::flv::Packaging;
 use cvmmap_streamer::pipeline::stop::StopReason;
@@ -471,22 +475,9 @@ fn a_reconnect_request_moves_the_stream_at_a_key_frame() {
     });
 }
 
-/// A certificate authority, and the server configuration of a certificate by it for `name`.
-fn tls_server(name: &str) -> (String, Arc<rustls::ServerConfig>) {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-    // Two authorities of one name would differ in their signatures only.
-    let common_name = format!("authority {:p}", &params);
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, common_name);
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&ca_key).unwrap();
-    let pem = ca.pem();
-    let issuer = rcgen::Issuer::new(params, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap();
+/// The server configuration of a certificate for `name`.
+fn tls_server(authority: &Authority, name: &str) -> Arc<rustls::ServerConfig> {
+    let (certificate, key) = authority.sign(name, GOOD_YEAR);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -497,7 +488,7 @@ fn tls_server(name: &str) -> (String, Arc<rustls::ServerConfig>) {
             rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
         )
         .unwrap();
-    (pem, Arc::new(config))
+    Arc::new(config)
 }
 
 /// Publishes `film` over TLS to a server with `name` in its certificate; what it read, or why
@@ -507,9 +498,10 @@ fn over_tls(
     film: &Film,
     trust: impl FnOnce(&mut RtmpSinkConfig, std::path::PathBuf),
 ) -> Result<(Option<String>, Vec<u8>), String> {
-    let (pem, server_config) = tls_server(name);
+    let authority = Authority::new("of the server");
+    let server_config = tls_server(&authority, name);
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), pem).unwrap();
+    std::fs::write(file.path(), &authority.pem).unwrap();
     let (listener, port) = listen();
     let mut sink_config = quick(port);
     sink_config.url = format!("rtmps://localhost:{port}/live/key")
@@ -518,20 +510,24 @@ fn over_tls(
     sink_config.max_retries = 1;
     trust(&mut sink_config, file.path().to_owned());
     let mut driver = Driver::open(sink_config);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (stop, listener) = (&stop, &listener);
+        // Also when the sink panics: the scope waits for its server.
+        let ending = Ending(stop);
         let server = scope.spawn(move || {
             listener.set_nonblocking(true).unwrap();
             loop {
                 let Ok((mut socket, _)) = listener.accept() else {
-                    if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    if stop.load(Ordering::Relaxed) {
                         return None;
                     }
                     std::thread::sleep(Duration::from_millis(5));
                     continue;
                 };
                 socket.set_nonblocking(false).unwrap();
+                socket.set_read_timeout(Some(LIMIT)).unwrap();
+                socket.set_write_timeout(Some(LIMIT)).unwrap();
                 let mut tls = rustls::ServerConnection::new(Arc::clone(&server_config)).unwrap();
                 let mut stream = rustls::Stream::new(&mut tls, &mut socket);
                 if let Some(read) = serve_tls(&mut stream) {
@@ -544,10 +540,19 @@ fn over_tls(
             driver.send_all(film);
         }
         driver.sink.close();
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(ending);
         let read = server.join().unwrap();
         result.map(|()| read.unwrap())
     })
+}
+
+/// Sets its flag when it is dropped.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Plays a server blindly: answers are timed by what must have come. Gives all media bytes.
@@ -608,12 +613,12 @@ fn rtmps_publishes_to_a_server_whose_certificate_is_in_order() {
 #[test]
 fn a_certificate_that_is_not_in_order_is_explained() {
     let film = Film::new(Codec::H264, 2, 2);
+    let folder = tempfile::tempdir().unwrap();
     let stranger = over_tls("localhost", &film, |config, _| {
         // An authority, but not the one that signed.
-        let (pem, _) = tls_server("localhost");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), pem).unwrap();
-        config.tls.ca_file = Some(file.into_temp_path().keep().unwrap());
+        let stranger = Authority::new("of somebody else");
+        std::fs::write(folder.path().join("ca.pem"), &stranger.pem).unwrap();
+        config.tls.ca_file = Some(folder.path().join("ca.pem"));
     });
     let error = stranger.unwrap_err();
     assert!(

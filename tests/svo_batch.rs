@@ -164,15 +164,16 @@ fn a_signal_is_handed_on_once_and_ends_the_batch() {
         std::fs::write(dir.path().join(name), "").unwrap();
     }
     let fake = dir.path().join("converter");
-    let script = "#!/bin/sh\ntrap 'echo told >> \"$2.told\"; exit 130' TERM\ntouch \"$2.started\"\nwhile :; do sleep 0.05; done\n";
+    // It ends with its input, at the latest: with this test.
+    let script = "#!/bin/sh\ntrap 'echo told >> \"$2.told\"; exit 130' TERM\ntouch \"$2.started\"\nwhile [ -e \"$2\" ]; do sleep 0.05; done\n";
     std::fs::write(&fake, script).unwrap();
     std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_zed_batch_svo_to_mp4"))
-        .args([path(dir.path()), "--zed-bin", path(&fake), "--jobs", "2"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = Program::start(
+        Command::new(env!("CARGO_BIN_EXE_zed_batch_svo_to_mp4"))
+            .args([path(dir.path()), "--zed-bin", path(&fake), "--jobs", "2"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !["a", "b"]
         .iter()
@@ -189,7 +190,7 @@ fn a_signal_is_handed_on_once_and_ends_the_batch() {
         .status()
         .unwrap();
     assert!(killed.success());
-    let output: Run = child.wait_with_output().unwrap().into();
+    let output: Run = finish_child(child).into();
     assert_eq!(output.code, Some(130), "{}", output.stderr);
     for name in ["a", "b"] {
         let told = std::fs::read_to_string(dir.path().join(format!("{name}.svo2.told"))).unwrap();

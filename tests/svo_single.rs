@@ -5,9 +5,10 @@ mod common;
 #[path = "common/svo_writer.rs"]
 mod svo_writer;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 
 use common::*;
 use svo_writer::{SvoOptions, write_svo};
@@ -530,39 +531,35 @@ fn ctrl_c_leaves_a_playable_partial_file_and_a_second_tool_is_refused_meanwhile(
     let input = dir.path().join("long.svo2");
     long_recording(&input);
     let output = dir.path().join("long.mp4");
-    let mut child = single()
-        .arg("--input")
-        .arg(&input)
-        .args([
-            "--codec",
-            "h264",
-            "--encoder-device",
-            "software",
-            "--progress",
-            "always",
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The bar moves when pictures have been written.
+    let mut child = Program::start(
+        single()
+            .arg("--input")
+            .arg(&input)
+            .args("--codec h264 --encoder-device software --progress always".split(' '))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
     let mut bar = BufReader::new(child.stderr.take().unwrap());
-    let mut shown = Vec::new();
-    loop {
+    // On a thread of its own: a program that shows nothing is not waited for without a limit.
+    let (sender, pieces) = mpsc::channel();
+    std::thread::spawn(move || {
         let mut piece = Vec::new();
-        bar.read_until(b'\r', &mut piece).unwrap();
-        assert!(
-            !piece.is_empty(),
-            "it ended early: {}",
-            String::from_utf8_lossy(&shown)
-        );
-        shown.extend(&piece);
-        let text = String::from_utf8_lossy(&piece).into_owned();
-        let done = text
-            .split("| ")
-            .nth(1)
-            .and_then(|rest| rest.split('/').next()?.parse().ok());
-        if done.is_some_and(|frames: u32| frames > 20) {
+        while bar
+            .read_until(b'\r', &mut piece)
+            .is_ok_and(|bytes| bytes > 0)
+            && sender.send(std::mem::take(&mut piece)).is_ok()
+        {}
+    });
+    let mut shown = String::new();
+    // The bar moves when pictures have been written.
+    let frames_shown =
+        |piece: &str| -> Option<u32> { piece.split("| ").nth(1)?.split('/').next()?.parse().ok() };
+    loop {
+        let piece = pieces.recv_timeout(LIMIT);
+        let piece = piece.unwrap_or_else(|error| panic!("{error}, shown so far: {shown}"));
+        let piece = String::from_utf8_lossy(&piece);
+        shown.push_str(&piece);
+        if frames_shown(&piece).is_some_and(|frames| frames > 20) {
             break;
         }
     }
@@ -579,15 +576,14 @@ fn ctrl_c_leaves_a_playable_partial_file_and_a_second_tool_is_refused_meanwhile(
         .status()
         .unwrap();
     assert!(killed.success());
-    let mut rest = String::new();
-    bar.read_to_string(&mut rest).unwrap();
-    let output: Run = child.wait_with_output().unwrap().into();
+    let output: Run = finish_child(child).into();
+    let rest = pieces.iter().flatten().collect();
+    let rest = String::from_utf8(rest).unwrap();
     assert_eq!(output.code, Some(130), "{rest}");
     assert_eq!(names(dir.path()), ["long.partial.mp4", "long.svo2"]);
-    let text = String::from_utf8_lossy(&shown);
     assert!(
-        text.contains("long.svo2:   ") && text.contains("frame/s]"),
-        "{text}"
+        shown.contains("long.svo2:   ") && shown.contains("frame/s]"),
+        "{shown}"
     );
     if has_ffmpeg() {
         let frames = probe(&dir.path().join("long.partial.mp4"), "frame=pts").len();

@@ -42,7 +42,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
     let info = info(&arguments);
     let clip = File::open(&arguments.clip)?;
-    let frames = clip.metadata()?.len() / u64::from(info.payload_size);
+    let frames = clip.metadata()?.len() / u64::from(info.payload_size).max(1);
+    if frames == 0 || arguments.fps == 0 || arguments.frames == 0 {
+        return Err("the clip holds no frame of that size, or --fps or --frames is 0".into());
+    }
     let mut encoder = Encoder::open(
         EncoderChoice::Software,
         EncoderConfig {

@@ -2,8 +2,13 @@
 
 #![allow(dead_code)] // each test uses its part
 
+mod child;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+#[allow(unused_imports)] // as above
+pub use child::{LIMIT, Program, finish, finish_child};
 
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -38,7 +43,7 @@ pub fn single() -> Command {
 }
 
 pub fn run(command: &mut Command) -> Run {
-    command.output().expect("the program was built").into()
+    finish(command).into()
 }
 
 /// `zed_svo_to_mp4` in H.264 software at a high quality, so that pictures can be compared.

@@ -85,7 +85,7 @@ pub fn sei(bytes: &[u8]) {
         if let Some(stamp) = FrameStamp::read(codec, NalUnit(bytes)) {
             let mut written = Vec::new();
             stamp.write(codec, &mut written);
-            assert!(FrameStamp::read(codec, NalUnit(&written)).is_some());
+            assert_eq!(FrameStamp::read(codec, NalUnit(&written)), Some(stamp));
         }
     }
 }

@@ -1,4 +1,9 @@
-//! Exit codes of the testers, and where clap's errors go among them.
+//! Exit codes of the testers, where clap's errors go among them, and what their `main`s share.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -17,6 +22,37 @@ pub const RTMP_MODE_MISMATCH: u8 = 6;
 pub const PROTOCOL_VIOLATION: u8 = 7;
 /// Nothing came in time.
 pub const TIMEOUT: u8 = 124;
+
+/// A referee's `main`: parses the command line, makes a plan of it ([`CONFIG`] if that fails), and
+/// runs it ([`INITIALIZATION`] if that fails). The errors are printed.
+pub fn main<A: Parser, P>(
+    plan: impl FnOnce(&A) -> Result<P, String>,
+    run: impl FnOnce(&A, P) -> Result<u8, Box<dyn Error>>,
+) -> ExitCode {
+    let arguments: A = parse_arguments();
+    let result = match plan(&arguments) {
+        Ok(plan) => run(&arguments, plan).map_err(|error| (INITIALIZATION, error.to_string())),
+        Err(message) => Err((CONFIG, message)),
+    };
+    ExitCode::from(result.unwrap_or_else(|(code, message)| {
+        eprintln!("error: {message}");
+        code
+    }))
+}
+
+/// A flag that the first of these signals sets; the second one ends the process with 1.
+///
+/// # Errors
+///
+/// The system's.
+pub fn stop_on(signals: &[i32]) -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for &signal in signals {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
 
 /// Parses the command line; on an error prints it and ends the process with 0 (help, version),
 /// 1 or 2.

@@ -5,7 +5,8 @@
 //!
 //! | module | is |
 //! | --- | --- |
-//! | [`exit`], [`findings`] | exit codes, and what a referee has to say |
+//! | [`exit`], [`findings`] | exit codes and `main`, and what a referee has to say |
+//! | [`noise`], [`worker`] | seeded numbers; a thread that can be told to stop |
 //! | [`names`], [`pattern`], [`producer`] | a producer that behaves like the real one |
 //! | [`nats`], [`nats_messages`], [`nats_body`], [`nats_producer`] | its side of the control plane |
 //! | [`bitstream`], [`stamp`], [`body_sei`] | NAL units, access units, capture times and poses inside of them |
@@ -35,6 +36,8 @@
 
 pub mod exit;
 pub mod findings;
+pub mod noise;
+pub mod worker;
 
 pub mod names;
 pub mod pattern;

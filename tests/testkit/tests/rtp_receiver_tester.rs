@@ -225,6 +225,7 @@ fn wrong_arguments_exit_1_or_2() {
         (&["--expect-pt", "128"], 2),
         (&["--codec", "av1"], 2),
         (&["--packet-threshold", "0"], 2),
+        (&["--silence-ms", "0"], 2),
         (&["--sdp", "missing.sdp"], 2),
         (&["--fir"], 2),
         (&["--version"], 0),

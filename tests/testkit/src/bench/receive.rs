@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Unit, rtmp_mode};
@@ -20,18 +19,18 @@ use crate::rtp::depacketize::Depacketizer;
 use crate::rtp::header::{Packet, is_rtcp};
 use crate::rtp::socket::Sockets;
 use crate::stamp;
+use crate::worker::Worker;
 
 /// A receiver that runs on its own thread.
 pub struct Receiver {
     pub port: u16,
     progress: Arc<Progress>,
-    thread: JoinHandle<io::Result<Heard>>,
+    thread: Worker<io::Result<Heard>>,
 }
 
 /// What the receiving thread says while it runs.
 #[derive(Debug, Default)]
 struct Progress {
-    stop: AtomicBool,
     units: AtomicU64,
     bytes: AtomicU64,
 }
@@ -64,8 +63,8 @@ impl Receiver {
     pub fn rtp(gro: bool, keep: bool) -> io::Result<Self> {
         let sockets = Sockets::open(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, gro)?;
         let port = sockets.port()?;
-        Ok(Self::start(port, move |progress| {
-            hear_rtp(sockets, keep, progress)
+        Ok(Self::start(port, move |progress, stop| {
+            hear_rtp(sockets, keep, progress, stop)
         }))
     }
 
@@ -77,21 +76,21 @@ impl Receiver {
     pub fn rtmp(keep: bool) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
-        Ok(Self::start(port, move |progress| {
-            hear_rtmp(&listener, keep, progress)
+        Ok(Self::start(port, move |progress, stop| {
+            hear_rtmp(&listener, keep, progress, stop)
         }))
     }
 
     fn start(
         port: u16,
-        work: impl FnOnce(&Progress) -> io::Result<Heard> + Send + 'static,
+        work: impl FnOnce(&Progress, &AtomicBool) -> io::Result<Heard> + Send + 'static,
     ) -> Self {
         let progress = Arc::new(Progress::default());
         let shared = Arc::clone(&progress);
         Receiver {
             port,
             progress,
-            thread: std::thread::spawn(move || work(&shared)),
+            thread: Worker::start(move |stop| work(&shared, stop)),
         }
     }
 
@@ -109,18 +108,13 @@ impl Receiver {
     ///
     /// The socket's.
     pub fn finish(self) -> io::Result<Heard> {
-        self.progress.stop.store(true, Ordering::Relaxed);
         self.thread
-            .join()
+            .end()
             .unwrap_or_else(|_| Err(io::Error::other("the receiver panicked")))
     }
 }
 
 impl Progress {
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
     fn bytes(&self, count: usize) {
         self.bytes.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -211,9 +205,14 @@ fn unit(codec: Codec, arrival_ns: u64, timestamp: u32, nals: &[&[u8]]) -> Unit {
     }
 }
 
-fn hear_rtp(mut sockets: Sockets, keep: bool, progress: &Progress) -> io::Result<Heard> {
+fn hear_rtp(
+    mut sockets: Sockets,
+    keep: bool,
+    progress: &Progress,
+    stop: &AtomicBool,
+) -> io::Result<Heard> {
     let mut heard = Heard::default();
-    while !progress.is_stopped() {
+    while !stop.load(Ordering::Relaxed) {
         sockets.wait(Duration::from_millis(50))?;
         while let Some((arrival, bytes)) = sockets.receive_rtp()? {
             heard.wire_bytes += arrival.length as u64;
@@ -237,14 +236,19 @@ fn hear_rtp(mut sockets: Sockets, keep: bool, progress: &Progress) -> io::Result
     Ok(heard)
 }
 
-fn hear_rtmp(listener: &TcpListener, keep: bool, progress: &Progress) -> io::Result<Heard> {
+fn hear_rtmp(
+    listener: &TcpListener,
+    keep: bool,
+    progress: &Progress,
+    stop: &AtomicBool,
+) -> io::Result<Heard> {
     let mut heard = Heard::default();
     listener.set_nonblocking(true)?;
     let mut stream = loop {
         match listener.accept() {
             Ok((stream, _)) => break stream,
             Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
-            Err(_) if progress.is_stopped() => return Ok(heard),
+            Err(_) if stop.load(Ordering::Relaxed) => return Ok(heard),
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
     };
@@ -259,7 +263,7 @@ fn hear_rtmp(listener: &TcpListener, keep: bool, progress: &Progress) -> io::Res
     // What S1 is filled with matters to nobody here.
     let mut session = Session::new(behaviour, Box::new([7; BLOCK_BYTES]));
     let mut buffer = vec![0; 1 << 20];
-    while !progress.is_stopped() {
+    while !stop.load(Ordering::Relaxed) {
         let count = match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,

@@ -103,9 +103,12 @@ fn run(arguments: &Arguments, codec: Codec) -> io::Result<Row> {
     let producer = (arguments.input == Input::Shm)
         .then(|| open_producer(arguments, &names))
         .transpose()?;
-    let mut program = Program::start(&command, &arguments.log, arguments.input == Input::Pipe)?;
+    let limit = Duration::from_secs(arguments.limit);
+    let pipe = arguments.input == Input::Pipe;
+    let mut program = Program::start(&command, &arguments.log, pipe, limit)?;
+    let deadline = Instant::now() + limit;
     let mut row = Row::default();
-    let mut into = match (producer, program.child.stdin.take()) {
+    let mut into = match (producer, program.take_stdin()) {
         (Some(producer), _) => Some(Destination::Shm(Box::new(producer))),
         (None, Some(stdin)) => Some(Destination::Pipe(stdin)),
         (None, None) => None,
@@ -114,7 +117,6 @@ fn run(arguments: &Arguments, codec: Codec) -> io::Result<Row> {
         Some(into) => give(arguments, into, &mut row),
         None => Vec::new(),
     };
-    let deadline = Instant::now() + Duration::from_secs(arguments.limit);
     if keep {
         wait_for_silence(&receiver, given.len() as u64, deadline);
         row.peak_kib = program.peak_kib();
@@ -140,7 +142,11 @@ fn run(arguments: &Arguments, codec: Codec) -> io::Result<Row> {
     row.overflows = heard.overflows;
     row.match_units(&given, &units, arguments.output, arguments.fps.into());
     let nothing = heard.wire_bytes == 0;
-    row.failure = row.failure.take().or(heard.broken).or_else(|| {
+    let overran = usage.overran.then(|| {
+        let given = row.failure.as_deref().unwrap_or("it went on and on");
+        format!("killed after --limit {} s: {given}", arguments.limit)
+    });
+    row.failure = overran.or(row.failure.take()).or(heard.broken).or_else(|| {
         nothing.then(|| format!("nothing came; the program ended with {}", usage.status))
     });
     Ok(row)

@@ -206,21 +206,9 @@ struct Units {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let arguments: Arguments = exit::parse_arguments();
-    let plan = match plan(&arguments) {
-        Ok(plan) => plan,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return ExitCode::from(exit::CONFIG);
-        }
-    };
-    match run(&arguments, &plan) {
-        Ok(()) => ExitCode::from(exit::OK),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(exit::INITIALIZATION)
-        }
-    }
+    exit::main(plan, |arguments, plan| {
+        run(arguments, &plan).map(|()| exit::OK)
+    })
 }
 
 fn plan(arguments: &Arguments) -> Result<Plan, String> {
@@ -340,13 +328,7 @@ fn units(arguments: &Arguments) -> Result<Option<Units>, String> {
 
 fn run(arguments: &Arguments, plan: &Plan) -> Result<(), Box<dyn std::error::Error>> {
     // SIGTERM keeps its default: the process ends where it stands and leaves its names.
-    let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_shutdown(
-        signal_hook::consts::SIGINT,
-        1,
-        Arc::clone(&stop),
-    )?;
-    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&stop))?;
+    let stop = exit::stop_on(&[signal_hook::consts::SIGINT])?;
 
     let mut producer = Producer::open(&plan.names, plan.shape.clone())?;
     log::info!(

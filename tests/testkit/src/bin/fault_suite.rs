@@ -10,8 +10,10 @@ use testkit::exit;
 use testkit::faults::case::Settings;
 use testkit::faults::evidence::{Evidence, Totals};
 use testkit::faults::feed::Feed;
+use testkit::faults::leftovers::{self, Leftover};
 use testkit::faults::scenarios;
 use testkit::names::Names;
+use testkit::noise::Noise;
 use testkit::producer::unix_ns;
 
 /// Plays faults against cvmmap_streamer and checks what it promises; every scenario has a control that shows that its check
@@ -46,8 +48,8 @@ struct Arguments {
     /// 100,000 pictures a rate in torn_read, in place of 1,000
     #[arg(long)]
     full: bool,
-    /// All scenarios at random for so long
-    #[arg(long, value_name = "SECONDS")]
+    /// All scenarios at random for so long [default: 180]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "180")]
     soak: Option<u64>,
     /// Of everything random [default: the clock]
     #[arg(long)]
@@ -104,16 +106,18 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
     let now = unix_ns();
     let seed = arguments.seed.unwrap_or(now);
     let sockets = std::env::temp_dir().join(format!("fs{}", std::process::id()));
+    leftovers::remove_on_signals()?;
+    let _folder = Leftover::folder(sockets.clone());
     std::fs::create_dir_all(&sockets)?;
     let settings = Settings {
         binaries: arguments.binaries.clone().unwrap_or(beside),
         itself,
-        sockets: sockets.clone(),
+        sockets,
         torn_frames: if arguments.full { 100_000 } else { 1000 },
         encoder: arguments.encoder.clone(),
         seed,
     };
-    let evidence = Evidence::open(&arguments.evidence, now / 1_000_000_000)?;
+    let mut evidence = Evidence::open(&arguments.evidence, now / 1_000_000_000)?;
     println!(
         "fault suite: seed {seed}, evidence {}",
         evidence.run.display()
@@ -134,15 +138,12 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
             }
         }
         Some(seconds) => {
-            let mut noise = seed | 1;
+            let mut noise = Noise::new(seed);
             let mut number = 0;
             while start.elapsed() < Duration::from_secs(seconds) {
-                noise ^= noise << 13;
-                noise ^= noise >> 7;
-                noise ^= noise << 17;
-                let scenario = wanted[(noise >> 20) as usize % wanted.len()];
+                let scenario = wanted[noise.below(wanted.len() as u64) as usize];
                 let settings = Settings {
-                    seed: noise,
+                    seed: noise.next_u64(),
                     ..settings.clone()
                 };
                 let folder = evidence.run.join(format!("{number:04}"));
@@ -152,7 +153,7 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
             }
         }
     }
-    let _ = std::fs::remove_dir_all(&sockets);
+    println!("timeline: {}", evidence.run.join("timeline.png").display());
     Ok(Totals::of(&rows))
 }
 

@@ -4,11 +4,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use testkit::exit;
 use testkit::rtmp::report::Report;
 use testkit::rtmp::server::{Faults, Options, Server};
@@ -147,21 +146,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments: Arguments = exit::parse_arguments();
-    let mode = match mode(&arguments) {
-        Ok(mode) => mode,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return ExitCode::from(exit::CONFIG);
-        }
-    };
-    match run(&arguments, mode) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(exit::INITIALIZATION)
-        }
-    }
+    exit::main(mode, run)
 }
 
 fn mode(arguments: &Arguments) -> Result<Mode, String> {
@@ -172,6 +157,7 @@ fn mode(arguments: &Arguments) -> Result<Mode, String> {
             "--accept-connections",
             Some(u64::from(arguments.accept_connections)),
         ),
+        ("--silence-ms", Some(arguments.silence_ms)),
         ("--slow", arguments.slow),
         ("--ping", arguments.ping),
         ("--window", Some(u64::from(arguments.window))),
@@ -184,11 +170,7 @@ fn mode(arguments: &Arguments) -> Result<Mode, String> {
 }
 
 fn run(arguments: &Arguments, mode: Mode) -> Result<u8, Box<dyn std::error::Error>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = exit::stop_on(&[SIGINT, SIGTERM])?;
     let server = Server::open(options(arguments, mode))?;
     eprintln!("listening at {}", server.address()?);
     let report = server.run(&stop)?;

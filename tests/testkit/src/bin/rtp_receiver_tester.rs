@@ -4,11 +4,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use testkit::bitstream::Codec;
 use testkit::exit;
 use testkit::rtp::receiver::Config;
@@ -100,21 +99,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments: Arguments = exit::parse_arguments();
-    let config = match config(&arguments) {
-        Ok(config) => config,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return ExitCode::from(exit::CONFIG);
-        }
-    };
-    match run(&arguments, config) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(exit::INITIALIZATION)
-        }
-    }
+    exit::main(config, run)
 }
 
 fn config(arguments: &Arguments) -> Result<Config, String> {
@@ -126,6 +111,9 @@ fn config(arguments: &Arguments) -> Result<Config, String> {
     }
     if arguments.packet_threshold == 0 || arguments.frame_threshold == Some(0) {
         return Err("a threshold of 0 would be met by nothing: give 1 or more".into());
+    }
+    if arguments.silence_ms == 0 {
+        return Err("--silence-ms 0 would end the run between two packets: give 1 or more".into());
     }
     if arguments.send_pli_every == Some(0) {
         return Err("--send-pli-every 0 would never stop sending: give 1 or more".into());
@@ -164,11 +152,7 @@ fn config(arguments: &Arguments) -> Result<Config, String> {
 }
 
 fn run(arguments: &Arguments, config: Config) -> Result<u8, Box<dyn std::error::Error>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = exit::stop_on(&[SIGINT, SIGTERM])?;
     let tester = Tester::open(Options {
         bind: arguments.bind,
         port: arguments.port,

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::leftovers::Leftover;
+use super::timeline::Timeline;
 use crate::names::Names;
+use crate::noise::Noise;
 
 /// What holds for the whole run of the suite.
 #[derive(Debug, Clone)]
@@ -53,8 +56,12 @@ pub struct Case {
     pub exit_codes: Map<String, Value>,
     /// Set when this machine does not allow the fault.
     pub skipped: Option<String>,
+    /// What the streamers used meanwhile, and how late their pictures were.
+    pub timeline: Timeline,
     log: File,
-    noise: u64,
+    noise: Noise,
+    /// What a killed producer leaves.
+    _segment: Leftover,
 }
 
 impl Case {
@@ -71,13 +78,15 @@ impl Case {
         std::fs::create_dir_all(folder)?;
         // At most 23 bytes: an instance name.
         let tag = format!("fs{}_{number}", std::process::id());
+        let shm_name = format!("cvmmap_{tag}");
         Ok(Case {
+            _segment: Leftover::segment(&shm_name),
             settings: settings.clone(),
             run,
             folder: folder.to_owned(),
             names: Names {
                 label: tag.clone(),
-                shm_name: format!("cvmmap_{tag}"),
+                shm_name,
                 zmq_endpoint: format!("ipc://{}/cvmmap_{tag}", settings.sockets.display()),
                 nats_key: format!("cvmmap_{tag}"),
             },
@@ -85,9 +94,9 @@ impl Case {
             numbers: Map::new(),
             exit_codes: Map::new(),
             skipped: None,
+            timeline: Timeline::default(),
             log: File::create(folder.join("scenario.log"))?,
-            // Never 0, or xorshift stands still.
-            noise: settings.seed ^ hash(scenario) | 1,
+            noise: Noise::new(settings.seed ^ hash(scenario)),
         })
     }
 
@@ -111,8 +120,9 @@ impl Case {
         self.checks.push(Check { name, ok, text });
     }
 
+    /// Notes a number. One that is noted again, as by a fault that is played several times, becomes a list.
     pub fn number(&mut self, name: &str, value: impl Into<Value>) {
-        self.numbers.insert(name.to_owned(), value.into());
+        note(&mut self.numbers, name, value.into());
     }
 
     /// Whether there were checks and none failed.
@@ -136,20 +146,17 @@ impl Case {
 
     /// The next number of the scenario's own sequence; the same for the same seed.
     pub fn random(&mut self) -> u64 {
-        self.noise ^= self.noise << 13;
-        self.noise ^= self.noise >> 7;
-        self.noise ^= self.noise << 17;
-        self.noise.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
+        self.noise.next_u64() >> 11
     }
 }
 
-impl Drop for Case {
-    fn drop(&mut self) {
-        // What a killed producer has left.
-        let _ = rustix::shm::unlink(self.names.shm_name.as_str());
-        if let Some(path) = self.names.zmq_endpoint.strip_prefix("ipc://") {
-            let _ = std::fs::remove_file(path);
+fn note(numbers: &mut Map<String, Value>, name: &str, value: Value) {
+    match numbers.get_mut(name) {
+        None => {
+            numbers.insert(name.to_owned(), value);
         }
+        Some(Value::Array(all)) if !value.is_array() => all.push(value),
+        Some(before) => *before = Value::Array(vec![before.take(), value]),
     }
 }
 
@@ -158,4 +165,25 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_comes_again_loses_none() {
+        let mut numbers = Map::new();
+        for value in [36, 40, 35] {
+            note(&mut numbers, "recovery_ms", json!(value));
+        }
+        note(&mut numbers, "once", json!(7));
+        for value in [json!([1]), json!([2])] {
+            note(&mut numbers, "table", value);
+        }
+        let expected = json!({ "recovery_ms": [36, 40, 35], "once": 7, "table": [[1], [2]] });
+        assert_eq!(Value::from(numbers), expected);
+    }
 }

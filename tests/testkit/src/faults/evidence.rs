@@ -2,19 +2,25 @@
 //! (contract `cli.md` section 4).
 
 use std::fmt::Write as _;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::suite::Row;
+use super::{plot, timeline};
 
 /// The folders of one run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Evidence {
     root: PathBuf,
     pub run: PathBuf,
     started: String,
+    start: Instant,
+    /// `timeline.csv`.
+    points: File,
 }
 
 /// How many passed.
@@ -62,19 +68,28 @@ impl Evidence {
         let stamp = started.replace(['-', ':'], "");
         let run = root.join(format!("fault-suite-{stamp}-{}", std::process::id()));
         std::fs::create_dir_all(&run)?;
+        let mut points = File::create(run.join("timeline.csv"))?;
+        points.write_all(timeline::CSV_HEAD.as_bytes())?;
         Ok(Evidence {
             root: root.to_owned(),
             run,
             started,
+            start: Instant::now(),
+            points,
         })
     }
 
-    /// Writes summary and metadata.
+    /// Writes summary, metadata and timeline after each row: a run that is stopped leaves what it had.
     ///
     /// # Errors
     ///
     /// The file system's.
-    pub fn write(&self, rows: &[Row], facts: &Value) -> io::Result<()> {
+    pub fn write(&mut self, rows: &[Row], facts: &Value) -> io::Result<()> {
+        if let Some(last) = rows.last() {
+            let points = timeline::csv(last, self.start);
+            self.points.write_all(points.as_bytes())?;
+        }
+        plot::write(rows, self.start, &self.run.join("timeline.png"))?;
         let totals = Totals::of(rows);
         let summary = json!({
             "total": totals.total(),

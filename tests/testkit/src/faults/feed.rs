@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::code;
 use crate::names::Names;
+use crate::noise::Noise;
 use crate::pattern::PixelFormat;
 use crate::producer::{Frame, FrameRate, MetadataVersion, Producer, ProducerError, Shape};
 
@@ -22,8 +23,10 @@ pub struct Feed {
     pub torn: bool,
     /// Of each frame: when its writing began, and when it was announced.
     pub times: HashMap<u32, (Instant, Instant)>,
-    /// Frames in whose writing the system took the core away for longer than [`HELD`].
+    /// Frames behind which the system took the core away from the writing of the next one.
     pub held: HashSet<u32>,
+    /// Id of the frame before.
+    last: Option<u32>,
     picture: Vec<u8>,
     noise: Vec<u8>,
 }
@@ -31,6 +34,9 @@ pub struct Feed {
 /// What a reader needs for one of our pictures: a writer that stands still for longer lets a whole read pass without
 /// a trace, and a piece of the payload is due every 20 us at 200 fps.
 pub const HELD: Duration = Duration::from_micros(150);
+
+/// The same for a frame that is written in one go, which takes a tenth of that.
+const HELD_PLAIN: Duration = Duration::from_millis(1);
 
 impl Feed {
     /// Opens a producer and initialises its segment.
@@ -51,6 +57,7 @@ impl Feed {
             torn: false,
             times: HashMap::new(),
             held: HashSet::new(),
+            last: None,
             picture: Vec::new(),
             noise: Vec::new(),
         })
@@ -67,14 +74,9 @@ impl Feed {
 
     /// Grain of that amplitude on each picture: makes bits.
     pub fn add_grain(&mut self, amplitude: u8) {
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut noise = Noise::new(1);
         self.noise = (0..1 << 20)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 33) as u8 % amplitude.max(1)
-            })
+            .map(|_| noise.below(amplitude.into()) as u8)
             .collect();
     }
 
@@ -115,6 +117,8 @@ impl Feed {
         self.producer.announce()?;
         if !self.write_time.is_zero() {
             self.times.insert(self.id, (start, Instant::now()));
+        } else if start.elapsed() > HELD_PLAIN {
+            self.held.extend(self.last);
         }
         self.count();
         Ok(())
@@ -139,13 +143,14 @@ impl Feed {
             self.producer.write_payload(&frame)
         } else {
             if self.producer.write_payload_over(&frame, self.write_time)? > HELD {
-                self.held.insert(self.id);
+                self.held.extend(self.last);
             }
             Ok(())
         }
     }
 
     pub fn count(&mut self) {
+        self.last = Some(self.id);
         self.id = self.id.wrapping_add(1);
         self.published += 1;
     }

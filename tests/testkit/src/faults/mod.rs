@@ -10,15 +10,20 @@
 //! | [`feed`], [`rig`] | a producer at a pace; producer, streamer and receiver together |
 //! | [`relay`] | a network that loses, doubles, reorders and delays |
 //! | [`scenarios`] | the faults |
-//! | [`suite`], [`evidence`] | the order of a run, and what it leaves behind |
+//! | [`suite`], [`evidence`] | the order of a run, and what is kept of it |
+//! | [`timeline`], [`plot`] | memory, descriptors, latency and drops over time, as CSV and as a picture |
+//! | [`leftovers`] | what must not stay behind when the suite is stopped |
 
 pub mod case;
 pub mod code;
 pub mod evidence;
 pub mod feed;
+pub mod leftovers;
+pub mod plot;
 pub mod probe;
 pub mod process;
 pub mod relay;
 pub mod rig;
 pub mod scenarios;
 pub mod suite;
+pub mod timeline;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::code::{self, Seen};
@@ -17,6 +16,7 @@ use crate::rtp::header;
 use crate::rtp::receiver::{Config, Receiver};
 use crate::rtp::socket::Sockets;
 use crate::stamp;
+use crate::worker::Worker;
 
 /// One whole access unit.
 #[derive(Debug, Clone, Copy)]
@@ -33,10 +33,10 @@ pub struct Unit {
 pub struct Counts {
     pub units: u64,
     pub damaged: u64,
-    pub packets: u64,
     pub lost: u64,
     pub times_going_back: u64,
     pub violations: Vec<String>,
+    /// Packets that the receiver's own socket dropped.
     pub overflows: u64,
 }
 
@@ -47,8 +47,8 @@ pub struct Probe {
     dump: PathBuf,
     units: Arc<Mutex<Vec<Unit>>>,
     counts: Arc<Mutex<Counts>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    /// Until it is stopped.
+    thread: Option<Worker<io::Result<()>>>,
 }
 
 impl Probe {
@@ -60,19 +60,16 @@ impl Probe {
         let port = sockets.port()?;
         let units = Arc::<Mutex<Vec<Unit>>>::default();
         let counts = Arc::<Mutex<Counts>>::default();
-        let stop = Arc::<AtomicBool>::default();
         let file = BufWriter::new(File::create(&dump)?);
-        let thread = std::thread::spawn({
+        let thread = Worker::start({
             let (units, counts) = (Arc::clone(&units), Arc::clone(&counts));
-            let stop = Arc::clone(&stop);
-            move || receive(sockets, file, &units, &counts, &stop)
+            move |stop| receive(sockets, file, &units, &counts, stop)
         });
         Ok(Probe {
             port,
             dump,
             units,
             counts,
-            stop,
             thread: Some(thread),
         })
     }
@@ -86,12 +83,16 @@ impl Probe {
     }
 
     /// Stops, and gives what was counted.
-    pub fn stop(&mut self) -> Counts {
-        self.stop.store(true, Ordering::Relaxed);
+    ///
+    /// # Errors
+    ///
+    /// What ended it early: a socket's or the dump's.
+    pub fn stop(&mut self) -> io::Result<Counts> {
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            let panicked = |_| Err(io::Error::other("the receiver panicked"));
+            thread.end().unwrap_or_else(panicked)?;
         }
-        lock(&self.counts).clone()
+        Ok(lock(&self.counts).clone())
     }
 
     /// The longest time without a unit between two instants, both counted as units.
@@ -116,12 +117,6 @@ impl Probe {
     pub fn verify(&self, width: usize, height: usize) -> io::Result<Verified> {
         let ids: Vec<u32> = lock(&self.units).iter().filter_map(|u| u.id).collect();
         verify(&self.dump, &ids, width, height)
-    }
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -195,7 +190,6 @@ fn receive(
         *lock(counts) = Counts {
             units: counters.frames,
             damaged: counters.damaged_frames,
-            packets: counters.packets,
             lost: receiver.lost(),
             times_going_back: counters.times_going_back,
             violations: receiver.violations().texts.clone(),

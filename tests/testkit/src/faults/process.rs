@@ -6,20 +6,23 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::case::Case;
+use super::leftovers::Leftover;
+use crate::worker::Worker;
 
 /// A child that does not outlive the suite.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    /// Until its status was taken.
+    running: Option<Leftover>,
 }
 
 /// How a child ended.
@@ -42,8 +45,10 @@ impl Process {
     ///
     /// The system's.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        let (child, running) = Leftover::spawn(command)?;
         Ok(Process {
-            child: command.spawn()?,
+            child,
+            running: Some(running),
         })
     }
 
@@ -57,7 +62,11 @@ impl Process {
     }
 
     pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        let running = matches!(self.child.try_wait(), Ok(None));
+        if !running {
+            self.running = None;
+        }
+        running
     }
 
     /// Waits for its end; `None` if it does not come within `limit`.
@@ -65,6 +74,7 @@ impl Process {
         let start = Instant::now();
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
+                self.running = None;
                 return Some(Ended {
                     status,
                     took: start.elapsed(),
@@ -90,6 +100,8 @@ impl Drop for Process {
 pub struct Sample {
     pub at: Instant,
     pub resident_kib: u64,
+    /// The most so far; since [`Vitals::forget_peak`] where the system allows that.
+    pub peak_kib: u64,
     pub descriptors: u64,
     pub threads: u64,
 }
@@ -97,18 +109,17 @@ pub struct Sample {
 /// Looks at a process ten times a second until it is gone or this is dropped.
 #[derive(Debug)]
 pub struct Vitals {
+    pid: u32,
     samples: Arc<Mutex<Vec<Sample>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Worker<()>,
 }
 
 impl Vitals {
     pub fn of(pid: u32) -> Self {
         let samples = Arc::<Mutex<Vec<Sample>>>::default();
-        let stop = Arc::<AtomicBool>::default();
-        let thread = std::thread::spawn({
-            let (samples, stop) = (Arc::clone(&samples), Arc::clone(&stop));
-            move || {
+        let thread = Worker::start({
+            let samples = Arc::clone(&samples);
+            move |stop| {
                 // Relaxed: the flag guards no other data.
                 while !stop.load(Ordering::Relaxed) {
                     let Some(sample) = look_at(pid) else { return };
@@ -121,10 +132,22 @@ impl Vitals {
             }
         });
         Vitals {
+            pid,
             samples,
-            stop,
-            thread: Some(thread),
+            _thread: thread,
         }
+    }
+
+    /// Counts the peak anew from now on, and takes a sample.
+    pub fn forget_peak(&self) -> Option<Sample> {
+        // proc_pid_clear_refs(5): 5 resets the peak. Refused, it stands as a peak of the start too.
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
+        self.look()
+    }
+
+    /// A sample of now, beside the others.
+    pub fn look(&self) -> Option<Sample> {
+        look_at(self.pid)
     }
 
     pub fn all(&self) -> Vec<Sample> {
@@ -132,19 +155,6 @@ impl Vitals {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-
-    pub fn last(&self) -> Option<Sample> {
-        self.all().last().copied()
-    }
-}
-
-impl Drop for Vitals {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -158,6 +168,7 @@ fn look_at(pid: u32) -> Option<Sample> {
         at: Instant::now(),
         // A process that has ended and was not waited for has no memory any more.
         resident_kib: field("VmRSS:")?,
+        peak_kib: field("VmHWM:")?,
         threads: field("Threads:")?,
         descriptors: std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64,
     })

@@ -6,8 +6,10 @@ use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crate::noise::Noise;
+use crate::worker::Worker;
 
 /// What the network does; can be changed while it runs.
 #[derive(Debug, Default)]
@@ -18,7 +20,6 @@ pub struct Weather {
     /// Held back behind later ones.
     pub reordered: AtomicU32,
     pub delay_ms: AtomicU32,
-    pub passed: AtomicU64,
     pub dropped: AtomicU64,
 }
 
@@ -35,8 +36,7 @@ impl Weather {
 pub struct Relay {
     pub port: u16,
     pub weather: Arc<Weather>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Worker<()>,
 }
 
 impl Relay {
@@ -47,26 +47,16 @@ impl Relay {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.set_read_timeout(Some(Duration::from_millis(2)))?;
         let port = socket.local_addr()?.port();
-        let (weather, stop) = (Arc::<Weather>::default(), Arc::<AtomicBool>::default());
-        let thread = std::thread::spawn({
-            let (weather, stop) = (Arc::clone(&weather), Arc::clone(&stop));
-            move || forward(&socket, to, seed, &weather, &stop)
+        let weather = Arc::<Weather>::default();
+        let thread = Worker::start({
+            let weather = Arc::clone(&weather);
+            move |stop| forward(&socket, to, seed, &weather, stop)
         });
         Ok(Relay {
             port,
             weather,
-            stop,
-            thread: Some(thread),
+            _thread: thread,
         })
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -74,12 +64,9 @@ type Held = Reverse<(Instant, u64, Vec<u8>)>;
 
 // Relaxed throughout: counters and settings that guard no other data.
 fn forward(socket: &UdpSocket, to: u16, seed: u64, weather: &Weather, stop: &AtomicBool) {
-    let mut noise = seed | 1;
+    let mut noise = Noise::new(seed);
     let mut chance = |of_thousand: &AtomicU32| {
-        noise ^= noise << 13;
-        noise ^= noise >> 7;
-        noise ^= noise << 17;
-        (noise >> 20) % 1000 < u64::from(of_thousand.load(Ordering::Relaxed))
+        noise.below(1000) < u64::from(of_thousand.load(Ordering::Relaxed))
     };
     let mut held = BinaryHeap::<Held>::new();
     let (mut buffer, mut count) = (vec![0; 65_536], 0);
@@ -105,7 +92,6 @@ fn forward(socket: &UdpSocket, to: u16, seed: u64, weather: &Weather, stop: &Ato
             .is_some_and(|Reverse((due, ..))| *due <= Instant::now())
         {
             if let Some(Reverse((_, _, datagram))) = held.pop() {
-                weather.passed.fetch_add(1, Ordering::Relaxed);
                 // A receiver that is gone answers with ICMP: that is its business.
                 let _ = socket.send_to(&datagram, ("127.0.0.1", to));
             }

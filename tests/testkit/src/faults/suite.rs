@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::case::{Case, Check, Run, Settings};
 use super::rig::Fail;
+use super::timeline::Timeline;
 
 /// A fault, what is promised, and how both are brought about.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,10 @@ pub struct Row {
     pub checks: Vec<Check>,
     pub control: Control,
     pub log: String,
+    #[serde(skip)]
+    pub began: Instant,
+    #[serde(skip)]
+    pub timeline: Timeline,
 }
 
 /// The run that shows that the check can fail.
@@ -61,7 +66,7 @@ impl Scenario {
         with_control: bool,
     ) -> io::Result<Row> {
         println!("=== {}: {}", self.name, self.promise);
-        let start = Instant::now();
+        let began = Instant::now();
         let folder = run.join(self.name);
         let mut case = Case::new(settings, self.name, Run::Fault, &folder, number * 2)?;
         self.play(&mut case);
@@ -96,7 +101,7 @@ impl Scenario {
             ),
             None => ("pass", String::new()),
         };
-        let seconds = start.elapsed().as_secs_f64();
+        let seconds = began.elapsed().as_secs_f64();
         let numbers = Value::from(case.numbers.clone());
         println!("      numbers {numbers}");
         println!(
@@ -115,6 +120,8 @@ impl Scenario {
             checks: std::mem::take(&mut case.checks),
             control,
             log: case.path("scenario.log").display().to_string(),
+            began,
+            timeline: std::mem::take(&mut case.timeline),
         })
     }
 

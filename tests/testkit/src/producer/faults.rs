@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Frame, Producer, ProducerError, block, unix_ns, wire, xorshift};
+use super::{Frame, Producer, ProducerError, block, unix_ns, wire};
 
 impl Producer {
     /// Step 2, spread evenly over `time`, as a camera's library does that fills the region itself. Tight rows
@@ -51,8 +51,7 @@ impl Producer {
         capture_ns: u64,
         label: &str,
     ) -> Result<(), ProducerError> {
-        self.noise = xorshift(self.noise);
-        let message = wire::sync(id, capture_ns, label, self.noise);
+        let message = wire::sync(id, capture_ns, label, self.noise.next_u64());
         self.announce_raw(&message)
     }
 
@@ -72,9 +71,9 @@ impl Producer {
     /// The metadata of the current frame with `length` bytes from `at` on replaced by noise.
     pub fn write_spoilt_metadata(&mut self, at: usize, length: usize) {
         let mut metadata = block(&self.shape, &self.description);
-        for byte in metadata.iter_mut().skip(at).take(length) {
-            self.noise = xorshift(self.noise);
-            *byte = (self.noise >> 24) as u8;
+        let end = (at + length).min(metadata.len());
+        if let Some(spoilt) = metadata.get_mut(at..end) {
+            self.noise.fill(spoilt);
         }
         self.segment.write_metadata(&metadata);
     }

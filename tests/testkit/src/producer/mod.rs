@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::bitstream::Codec;
 use crate::names::Names;
+use crate::noise::Noise;
 use crate::pattern::{self, PixelFormat};
 use segment::Segment;
 use wire::{Description, EncodedPlane, Plane};
@@ -157,7 +158,7 @@ pub struct Producer {
     /// Kept for its destructor, which flushes the socket.
     _context: zmq::Context,
     description: Description,
-    noise: u64,
+    noise: Noise,
     subscribers: i64,
     keep_names: bool,
 }
@@ -196,7 +197,7 @@ impl Producer {
             socket,
             _context: context,
             description,
-            noise: unix_ns() | 1,
+            noise: Noise::new(unix_ns()),
             subscribers: 0,
             keep_names: false,
         })
@@ -357,12 +358,11 @@ impl Producer {
     /// The socket's.
     pub fn announce(&mut self) -> Result<(), ProducerError> {
         self.note_subscriptions()?;
-        self.noise = xorshift(self.noise);
         let message = wire::sync(
             self.description.frame_id,
             self.description.capture_ns,
             &self.names.label,
-            self.noise,
+            self.noise.next_u64(),
         );
         match self.socket.send(&message[..], zmq::DONTWAIT) {
             Ok(()) | Err(zmq::Error::EAGAIN) => Ok(()),
@@ -550,11 +550,4 @@ fn take<'a>(room: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
     let (head, tail) = std::mem::take(room).split_at_mut(bytes);
     *room = tail;
     head
-}
-
-/// Marsaglia's xorshift64: enough to make reserved bytes differ from message to message.
-fn xorshift(mut state: u64) -> u64 {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^ (state << 17)
 }

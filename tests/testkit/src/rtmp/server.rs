@@ -17,6 +17,7 @@ use super::session::{Behaviour, Event, Refusal, Session};
 use super::stream::{StreamCheck, Verdict};
 use super::video::Mode;
 use crate::exit;
+use crate::noise::Noise;
 use crate::producer::unix_ns;
 
 /// What to expect, when to end, and what to do wrong.
@@ -492,14 +493,8 @@ impl Drop for Status {
 
 /// Bytes for S1: only their difference from run to run matters.
 fn random_block() -> Box<[u8; BLOCK_BYTES]> {
-    let mut state = unix_ns() | 1;
     let mut block = Box::new([0; BLOCK_BYTES]);
-    for byte in block.iter_mut() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        *byte = state as u8;
-    }
+    Noise::new(unix_ns()).fill(&mut block[..]);
     block
 }
 

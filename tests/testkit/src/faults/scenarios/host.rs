@@ -1,5 +1,7 @@
 //! The machine around the streamer: signals, full disks, too few descriptors, too little time.
 
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use serde_json::json;
 
 use crate::faults::case::Case;
 use crate::faults::process::Process;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 
 pub const SIGTERM: Scenario = Scenario {
@@ -19,8 +21,12 @@ pub const SIGTERM: Scenario = Scenario {
     control_fails: &["ends"],
 };
 
-fn dummy(case: &Case, n: usize) -> (Command, PathBuf) {
-    let socket = case.settings.sockets.join(format!("d{n}"));
+/// A short run that takes longer hangs.
+const END: Duration = Duration::from_secs(15);
+
+/// A streamer that is its own producer, with its socket below the folder of sockets.
+fn dummy(case: &Case, socket: &str) -> (Command, PathBuf) {
+    let socket = case.settings.sockets.join(socket);
     let mut command = Command::new(case.binary("cvmmap_streamer"));
     command
         .args([
@@ -43,8 +49,8 @@ fn sigterm(case: &mut Case) -> Result<(), Fail> {
     let rounds = if case.is_control() { 1 } else { 24 };
     let (mut slowest, mut codes, mut left, mut late) = (Duration::ZERO, Vec::new(), 0, 0);
     for n in 0..rounds {
-        let (mut command, socket) = dummy(case, n);
-        let log = std::fs::File::create(case.path(&format!("round_{n}.log")))?;
+        let (mut command, socket) = dummy(case, &format!("d{n}"));
+        let log = File::create(case.path(&format!("round_{n}.log")))?;
         command
             // What is sent is of no interest: discard.
             .args(["--rtp", "--rtp-endpoint", "127.0.0.1:9"])
@@ -117,11 +123,10 @@ fn disk_full(case: &mut Case) -> Result<(), Fail> {
     let mut rig = Rig::start(
         case,
         Setup::with(&["--rtp-sdp", &full.display().to_string()]),
-        "streamer",
     )?;
     let from = Instant::now();
     rig.run(2.0)?;
-    rig.check_gap(case, from, Duration::from_millis(700));
+    rig.check_gap(case, from, GAP);
     let log = rig.streamer.log.clone();
     rig.finish(case, Pictures::All)?;
     let text = std::fs::read_to_string(log)?.to_lowercase();
@@ -136,21 +141,23 @@ fn disk_full(case: &mut Case) -> Result<(), Fail> {
     case.check("device", kept, "the device is still one");
     if !case.is_control() {
         // The report, on the same device.
-        let (mut command, _) = dummy(case, 0);
-        let output = command
-            .args(["--dummy-frames", "5", "--report-json", "/dev/full"])
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stderr).to_lowercase();
-        case.exit_codes
-            .insert("report".into(), json!(output.status.code()));
+        let (mut command, _) = dummy(case, "d0");
+        let log = case.path("report.log");
+        let mut process = Process::spawn(
+            command
+                .args(["--dummy-frames", "5", "--report-json", "/dev/full"])
+                .stdout(Stdio::null())
+                .stderr(File::create(&log)?),
+        )?;
+        let code = process.wait(END).map(|ended| ended.code());
+        let said = std::fs::read_to_string(log)?
+            .to_lowercase()
+            .contains("no space");
+        case.exit_codes.insert("report".into(), json!(code));
         case.check(
             "report",
-            output.status.code() == Some(5) && text.contains("no space"),
-            format!(
-                "a report that cannot be written: exit {:?}, said: {}",
-                output.status.code(),
-                text.contains("no space")
-            ),
+            code == Some(5) && said,
+            format!("a report that cannot be written: exit {code:?}, said: {said}"),
         );
     }
     Ok(())
@@ -164,45 +171,121 @@ pub const DESCRIPTORS: Scenario = Scenario {
 };
 
 fn few_descriptors(case: &mut Case) -> Result<(), Fail> {
-    let limits: Vec<u32> = if case.is_control() {
+    let limits: Vec<u64> = if case.is_control() {
         vec![64]
     } else {
         (4..=40).step_by(4).chain([63, 64, 72, 96]).collect()
     };
-    let (mut table, mut bad) = (Vec::new(), Vec::new());
-    for limit in limits {
-        let (command, _) = dummy(case, limit as usize);
+    under_limits(case, &limits, |case, limit| {
         let mut limited = Command::new("bash");
-        limited
-            .args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "bash"])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .args([
-                "--dummy-frames",
-                "10",
-                "--rtp",
-                "--rtp-endpoint",
-                "127.0.0.1:9",
-            ])
-            .args(["--ingest-idle-timeout-ms", "3000"])
-            .stdin(Stdio::null());
+        limited.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "bash"]);
+        with_ten_frames(limited, &dummy(case, "few").0)
+    })
+}
+
+pub const THREADS: Scenario = Scenario {
+    name: "few_threads",
+    promise: "too few threads end in a stream or in an error that says so, never in a crash or a hang",
+    play: few_threads,
+    control_fails: &["ends"],
+};
+
+/// As somebody else, since nothing limits the threads of root.
+const NOBODY: u32 = 65_534;
+
+fn few_threads(case: &mut Case) -> Result<(), Fail> {
+    let as_nobody = || {
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--reuid={NOBODY}"))
+            .arg(format!("--regid={NOBODY}"))
+            .args("--clear-groups --inh-caps=-all --bounding-set=-all --".split(' '));
+        command
+    };
+    let reachable = as_nobody()
+        .arg("test")
+        .arg("-x")
+        .arg(case.binary("cvmmap_streamer"))
+        .stderr(Stdio::null())
+        .status();
+    if !reachable.is_ok_and(|status| status.success()) {
+        case.skipped = Some(
+            "this user may not start the streamer as another one (setpriv), or that one may not"
+                .to_owned(),
+        );
+        return Ok(());
+    }
+    let folder = case.settings.sockets.join("anybody");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))?;
+    let counts = if case.is_control() { 40..=40 } else { 1..=40 };
+    let limits: Vec<u64> = counts
+        .step_by(3)
+        .map(|more| threads_of(NOBODY) + more)
+        .collect();
+    under_limits(case, &limits, |case, limit| {
+        let mut limited = as_nobody();
+        limited.args([
+            "bash",
+            "-c",
+            &format!("ulimit -u {limit}; exec \"$@\""),
+            "bash",
+        ]);
+        with_ten_frames(limited, &dummy(case, "anybody/few").0)
+    })
+}
+
+/// Threads that a user has now, as the system counts them against its limit.
+fn threads_of(uid: u32) -> u64 {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+            let field = |name: &str| -> Option<u32> {
+                let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
+                rest.split_whitespace().next()?.parse().ok()
+            };
+            (field("Uid:")? == uid).then(|| field("Threads:").map_or(0, u64::from))
+        })
+        .sum()
+}
+
+fn with_ten_frames(mut limited: Command, dummy: &Command) -> Command {
+    limited
+        .arg(dummy.get_program())
+        .args(dummy.get_args())
+        .args("--dummy-frames 10 --rtp --rtp-endpoint 127.0.0.1:9".split(' '))
+        .args("--ingest-idle-timeout-ms 3000".split(' '));
+    limited
+}
+
+/// Runs a command under each limit. In the control it is aborted: what a crash would come to.
+fn under_limits(
+    case: &mut Case,
+    limits: &[u64],
+    command: impl Fn(&Case, u64) -> Command,
+) -> Result<(), Fail> {
+    let (mut table, mut bad) = (Vec::new(), Vec::new());
+    for &limit in limits {
         let log = case.path(&format!("limit_{limit}.log"));
-        let file = std::fs::File::create(&log)?;
-        limited.stdout(file.try_clone()?).stderr(file);
-        let mut process = Process::spawn(&mut limited)?;
+        let file = File::create(&log)?;
+        let mut process = Process::spawn(
+            command(case, limit)
+                .stdin(Stdio::null())
+                .stdout(file.try_clone()?)
+                .stderr(file),
+        )?;
         if case.is_control() {
             process.signal(Signal::ABORT);
         }
-        let code = process
-            .wait(Duration::from_secs(15))
-            .map(|ended| ended.code());
+        let code = process.wait(END).map(|ended| ended.code());
         let text = std::fs::read_to_string(&log)?;
         let panicked = text.contains("panicked") || text.contains("Assertion failed");
         table.push(json!([limit, code]));
         // 127: not even the loader could open its libraries.
         if panicked || !matches!(code, Some(0 | 5 | 124 | 127)) {
             bad.push(format!(
-                "{limit} descriptors: exit {code:?}{}",
+                "limit {limit}: exit {code:?}{}",
                 if panicked { ", panicked" } else { "" }
             ));
         }
@@ -235,7 +318,7 @@ fn slow_encoder(case: &mut Case) -> Result<(), Fail> {
         fps: if case.is_control() { 5 } else { 200 },
         ..Setup::with(&["--bitrate", "8M", "--preset", "quality"])
     };
-    let mut rig = Rig::start_as(case, setup, "streamer", |feed| {
+    let mut rig = Rig::start_as(case, setup, |feed| {
         feed.add_grain(30);
     })?;
     rig.run(5.0)?;

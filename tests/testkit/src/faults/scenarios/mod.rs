@@ -36,4 +36,5 @@ pub const ALL: &[Scenario] = &[
     host::SIGTERM,
     host::DISK_FULL,
     host::DESCRIPTORS,
+    host::THREADS,
 ];

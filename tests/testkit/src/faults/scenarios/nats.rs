@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::faults::case::Case;
 use crate::faults::process::Process;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 use crate::nats::Nats;
 use crate::ports::reserve_tcp;
@@ -20,8 +20,6 @@ pub const NATS_LOST: Scenario = Scenario {
     play: nats_lost,
     control_fails: &["gap", "reconnected"],
 };
-
-const GAP: Duration = Duration::from_millis(700);
 
 fn server(port: u16) -> Result<Process, Fail> {
     let process = Process::spawn(
@@ -69,14 +67,12 @@ fn nats_lost(case: &mut Case) -> Result<(), Fail> {
     let port = hold.port;
     let mut running = server(port)?;
     let url = format!("nats://127.0.0.1:{port}");
-    let setup = Setup::with(&["--nats-url", &url, "--body-output", "sei"]);
-    let mut rig = Rig::start(case, setup, "streamer")?;
+    let setup = Setup::with(&["--nats-url", &url, "--body-output", "sei"]).hostile();
+    let mut rig = Rig::start(case, setup)?;
     let from = Instant::now();
     let key = case.names.nats_key.clone();
     if case.is_control() {
-        rig.streamer.process.signal(Signal::STOP);
-        rig.run(1.5)?;
-        rig.streamer.process.signal(Signal::CONT);
+        rig.freeze()?;
     } else {
         kill(&mut running);
         rig.run(2.0)?;

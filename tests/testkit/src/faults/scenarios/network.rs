@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::faults::case::Case;
 use crate::faults::probe::Probe;
 use crate::faults::relay::Relay;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
 
 pub const RECEIVER_GONE: Scenario = Scenario {
@@ -22,9 +22,8 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
     let mut rig = Rig::start(
         case,
         Setup::with(&["--rtp-endpoint", &format!("127.0.0.1:{port}")]),
-        "streamer",
     )?;
-    second.stop();
+    second.stop()?;
     drop(second);
     let from = Instant::now();
     rig.run(3.0)?;
@@ -34,7 +33,7 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
         false => Some(Probe::start(port, case.path("third.h264"))?),
     };
     rig.run(2.5)?;
-    rig.check_gap(case, from, Duration::from_millis(700));
+    rig.check_gap(case, from, GAP);
     let key = third
         .as_ref()
         .and_then(|probe| probe.units().into_iter().find(|u| u.key));
@@ -64,7 +63,7 @@ fn lossy_network(case: &mut Case) -> Result<(), Fail> {
         via: Some(relay.port),
         ..Setup::with(&["--bitrate", "2M", "--gop", "30", "--rtp-mtu", "1000"])
     };
-    let mut rig = Rig::start_at(case, setup, "streamer", probe, |feed| feed.add_grain(30))?;
+    let mut rig = Rig::start_at(case, setup, probe, |feed| feed.add_grain(30))?;
     let weather = &relay.weather;
     weather.lost.store(50, Ordering::Relaxed);
     weather.doubled.store(20, Ordering::Relaxed);
@@ -96,7 +95,7 @@ fn lossy_network(case: &mut Case) -> Result<(), Fail> {
         "repaired",
         after.is_some_and(|after| after < Duration::from_millis(1400))
             && clean > 30
-            && gap < Duration::from_millis(700),
+            && gap < GAP,
         format!("key frame {after:.0?} after the last loss, {clean} whole pictures since, longest gap {gap:.0?}"),
     );
     case.check("lost", dropped > 5, format!("{dropped} datagrams lost"));

@@ -18,7 +18,7 @@ const RESETS: u32 = 1000;
 const PER_SECOND: u32 = 100;
 
 fn reset_storm(case: &mut Case) -> Result<(), Fail> {
-    let mut rig = Rig::start(case, Setup::with(&["--bitrate", "4M"]), "streamer")?;
+    let mut rig = Rig::start(case, Setup::with(&["--bitrate", "4M"]))?;
     let from = Instant::now();
     let resets = if case.is_control() { 0 } else { RESETS };
     let mut pace = Pace::new(PER_SECOND);

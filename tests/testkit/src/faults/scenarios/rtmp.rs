@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -14,36 +13,25 @@ use serde_json::json;
 
 use crate::faults::case::Case;
 use crate::faults::process::Process;
-use crate::faults::rig::{Fail, Outcome, Pictures, Rig, Setup};
+use crate::faults::rig::{Fail, GAP, Outcome, Pictures, Rig, Setup};
 use crate::faults::suite::Scenario;
+use crate::noise::Noise;
 use crate::ports::reserve_tcp;
 use crate::rtmp::report::Report;
 use crate::rtmp::server::{Faults, Options, Server};
 use crate::rtmp::video::Mode;
-
-const GAP: Duration = Duration::from_millis(700);
+use crate::worker::Worker;
 
 /// A server of the testkit on a thread of its own.
-struct Serving {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Report, String>>,
-}
+struct Serving(Worker<std::io::Result<Report>>);
 
 impl Serving {
     fn start(server: Server) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
-            let stop = Arc::clone(&stop);
-            move || server.run(&stop).map_err(|error| error.to_string())
-        });
-        Serving { stop, thread }
+        Serving(Worker::start(move |stop| server.run(stop)))
     }
 
     fn end(self) -> Result<Report, Fail> {
-        // Relaxed: the flag guards no other data.
-        self.stop.store(true, Ordering::Relaxed);
-        let report = self.thread.join().map_err(|_| "the server panicked")?;
-        Ok(report?)
+        Ok(self.0.end().map_err(|_| "the server panicked")??)
     }
 }
 
@@ -70,9 +58,7 @@ fn setup(address: SocketAddr) -> Setup {
 /// In the control the streamer itself stands still: the other sink's gap must show it.
 fn freeze(case: &Case, rig: &mut Rig) -> Result<(), Fail> {
     if case.is_control() {
-        rig.streamer.process.signal(Signal::STOP);
-        rig.run(1.5)?;
-        rig.streamer.process.signal(Signal::CONT);
+        rig.freeze()?;
     }
     Ok(())
 }
@@ -101,7 +87,7 @@ fn rtmp_refused(case: &mut Case) -> Result<(), Fail> {
     // Bound and without a listener, it refuses.
     let hold = reserve_tcp();
     let address = SocketAddr::from(([127, 0, 0, 1], hold.port));
-    let mut rig = Rig::start(case, setup(address), "streamer")?;
+    let mut rig = Rig::start(case, setup(address))?;
     let from = Instant::now();
     rig.run(2.0)?;
     freeze(case, &mut rig)?;
@@ -143,7 +129,7 @@ fn rtmp_killed(case: &mut Case) -> Result<(), Fail> {
     let server = Server::open(wanted)?;
     let address = server.address()?;
     let server = Serving::start(server);
-    let mut rig = Rig::start(case, setup(address), "streamer")?;
+    let mut rig = Rig::start(case, setup(address))?;
     let from = Instant::now();
     rig.run(if case.is_control() { 1.0 } else { 8.0 })?;
     freeze(case, &mut rig)?;
@@ -201,7 +187,7 @@ fn rtmp_restarted(case: &mut Case) -> Result<(), Fail> {
         .flags
         .extend(["--bitrate", "8M", "--gop", &gop].map(ToOwned::to_owned));
     // Grain makes frames large enough for a stall to be felt.
-    let mut rig = Rig::start_as(case, setup, "streamer", |feed| feed.add_grain(40))?;
+    let mut rig = Rig::start_as(case, setup, |feed| feed.add_grain(40))?;
     let from = Instant::now();
     if case.is_control() {
         freeze(case, &mut rig)?;
@@ -279,8 +265,7 @@ enum Manner {
 struct Hostile {
     address: SocketAddr,
     connections: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Worker<()>,
 }
 
 impl Hostile {
@@ -288,16 +273,16 @@ impl Hostile {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let (connections, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-        let thread = std::thread::spawn({
-            let (connections, stop) = (Arc::clone(&connections), Arc::clone(&stop));
-            move || {
+        let connections = Arc::<AtomicU64>::default();
+        let thread = Worker::start({
+            let connections = Arc::clone(&connections);
+            move |stop| {
                 let mut open = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     match listener.accept() {
                         Ok((stream, _)) => {
                             connections.fetch_add(1, Ordering::Relaxed);
-                            let stop = Arc::clone(&stop);
+                            let stop = Arc::clone(stop);
                             open.push(std::thread::spawn(move || misbehave(stream, manner, &stop)));
                         }
                         Err(_) => std::thread::sleep(Duration::from_millis(10)),
@@ -311,22 +296,12 @@ impl Hostile {
         Ok(Hostile {
             address,
             connections,
-            stop,
-            thread: Some(thread),
+            _thread: thread,
         })
     }
 
     fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Hostile {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -336,7 +311,7 @@ fn misbehave(mut stream: TcpStream, manner: Manner, stop: &AtomicBool) {
     let _ = stream.set_read_timeout(Some(Duration::from_millis(20)));
     // What the publisher sends is taken, except where silence is the point.
     let mut sink = [0; 65_536];
-    let mut noise = 0x1234_5678_9ABC_DEF1_u64;
+    let mut noise = Noise::new(1);
     let mut block = [0_u8; 4096];
     let shake = [3_u8; 1 + 2 * 1536];
     let mut first = true;
@@ -355,10 +330,7 @@ fn misbehave(mut stream: TcpStream, manner: Manner, stop: &AtomicBool) {
                     }
                 }
                 for (n, piece) in block.chunks_mut(140).enumerate() {
-                    noise ^= noise << 13;
-                    noise ^= noise >> 7;
-                    noise ^= noise << 17;
-                    piece.fill((noise >> 30) as u8);
+                    piece.fill(noise.below(256) as u8);
                     if matches!(manner, Manner::Huge) && piece.len() >= 12 {
                         // Type 0, chunk streams 3 to 62; 16 MB of a video message.
                         let head = [3 + n as u8 % 60, 0, 0, 0, 0xFF, 0xFF, 0xFF, 9, 1, 0, 0, 0];
@@ -397,12 +369,16 @@ pub const RTMP_HOSTILE: Scenario = Scenario {
 fn hostile(case: &mut Case, manners: &[Manner]) -> Result<(), Fail> {
     for &manner in manners {
         let server = Hostile::start(manner)?;
-        let mut rig = Rig::start(case, setup(server.address), &format!("{manner:?}"))?;
+        let setup = Setup {
+            tag: format!("{manner:?}"),
+            ..setup(server.address).hostile()
+        };
+        let mut rig = Rig::start(case, setup)?;
         let from = Instant::now();
         rig.run(if case.is_control() { 1.0 } else { 7.0 })?;
         freeze(case, &mut rig)?;
         rig.check_gap(case, from, GAP);
-        let outcome = rig.finish_as(&format!("{manner:?}"), case, Pictures::All)?;
+        let outcome = rig.finish(case, Pictures::All)?;
         let (connections, sink) = (server.connections(), rtmp_sink(&outcome));
         case.number(&format!("{manner:?}_connections"), connections);
         case.check(
