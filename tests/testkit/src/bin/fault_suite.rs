@@ -48,6 +48,9 @@ struct Arguments {
     /// 100,000 pictures a rate in torn_read, in place of 1,000
     #[arg(long)]
     full: bool,
+    /// Frames per second of torn_read, of 30, 60, 200 and 1000; repeatable [default: all]
+    #[arg(long, value_name = "FPS")]
+    torn_fps: Vec<u32>,
     /// All scenarios at random for so long [default: 180]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "180")]
     soak: Option<u64>,
@@ -114,6 +117,7 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
         itself,
         sockets,
         torn_frames: if arguments.full { 100_000 } else { 1000 },
+        torn_fps: arguments.torn_fps.clone(),
         encoder: arguments.encoder.clone(),
         seed,
     };

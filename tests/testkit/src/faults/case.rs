@@ -24,6 +24,8 @@ pub struct Settings {
     pub sockets: PathBuf,
     /// Verified pictures per rate of the torn-read scenario.
     pub torn_frames: u64,
+    /// Its frames per second; empty: all that it knows.
+    pub torn_fps: Vec<u32>,
     /// `--encoder` of every streamer.
     pub encoder: String,
     pub seed: u64,

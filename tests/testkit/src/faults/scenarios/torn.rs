@@ -22,12 +22,14 @@ const RATES: [(u32, f64); 4] = [(30, 0.25), (60, 0.25), (200, 0.25), (1000, 0.25
 
 fn torn_read(case: &mut Case) -> Result<(), Fail> {
     let mut table = Vec::new();
-    let rates: &[_] = if case.is_control() {
-        &RATES[1..2]
+    let rates: Vec<_> = if case.is_control() {
+        vec![RATES[1]]
     } else {
-        &RATES
+        let wanted = &case.settings.torn_fps;
+        let among = |(fps, _): &(u32, f64)| wanted.is_empty() || wanted.contains(fps);
+        RATES.into_iter().filter(among).collect()
     };
-    for &(fps, share) in rates {
+    for (fps, share) in rates {
         let wanted = if case.is_control() {
             60
         } else {
