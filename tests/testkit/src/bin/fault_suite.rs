@@ -9,7 +9,7 @@ use serde_json::json;
 use testkit::exit;
 use testkit::faults::case::Settings;
 use testkit::faults::evidence::{Evidence, Totals};
-use testkit::faults::feed::Feed;
+use testkit::faults::feed::{Feed, Writes};
 use testkit::faults::leftovers::{self, Leftover};
 use testkit::faults::scenarios;
 use testkit::names::Names;
@@ -173,7 +173,9 @@ fn produce(names: &[String]) -> ExitCode {
         nats_key: String::new(),
     };
     let forever = Duration::from_secs(3600);
-    match Feed::open(&names, 640, 360).and_then(|mut feed| feed.run(30, forever)) {
+    match Feed::open(&names, 640, 360, &Writes::default())
+        .and_then(|mut feed| feed.run(30, forever))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

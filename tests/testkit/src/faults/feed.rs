@@ -1,6 +1,7 @@
 //! A producer of numbered pictures at a pace.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::code;
@@ -23,20 +24,37 @@ pub struct Feed {
     pub torn: bool,
     /// Of each frame: when its writing began, and when it was announced.
     pub times: HashMap<u32, (Instant, Instant)>,
-    /// Frames behind which the system took the core away from the writing of the next one.
-    pub held: HashSet<u32>,
-    /// Id of the frame before.
-    last: Option<u32>,
+    writes: Writes,
     picture: Vec<u8>,
     noise: Vec<u8>,
 }
 
-/// What a reader needs for one of our pictures: a writer that stands still for longer lets a whole read pass without
-/// a trace, and a piece of the payload is due every 20 us at 200 fps.
-pub const HELD: Duration = Duration::from_micros(150);
+/// What the producers of one segment know of their writing, of two at once or one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Writes(Arc<Mutex<Written>>);
 
-/// The same for a frame that is written in one go, which takes a tenth of that.
-const HELD_PLAIN: Duration = Duration::from_millis(1);
+#[derive(Debug, Default)]
+struct Written {
+    /// Frames behind which the system took the core away from the writing of the next one.
+    held: HashSet<u32>,
+    /// Id of the frame before.
+    last: Option<u32>,
+}
+
+impl Writes {
+    /// Frames behind which a writer stood still, which no reader can see (docs/threat-model.md).
+    pub fn held(&self) -> HashSet<u32> {
+        self.with(|all| all.held.clone())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Written) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a reader needs for one of our pictures: a writer that stands still for longer lets a whole read pass without
+/// a trace. A piece of the payload is due every 20 us at 200 fps; one that is written in one go takes half of this.
+pub const HELD: Duration = Duration::from_micros(150);
 
 impl Feed {
     /// Opens a producer and initialises its segment.
@@ -44,7 +62,12 @@ impl Feed {
     /// # Errors
     ///
     /// The producer's.
-    pub fn open(names: &Names, width: u16, height: u16) -> Result<Self, ProducerError> {
+    pub fn open(
+        names: &Names,
+        width: u16,
+        height: u16,
+        writes: &Writes,
+    ) -> Result<Self, ProducerError> {
         let shape = shape(width, height);
         let mut producer = Producer::open(names, shape)?;
         producer.initialise()?;
@@ -56,8 +79,7 @@ impl Feed {
             write_time: Duration::ZERO,
             torn: false,
             times: HashMap::new(),
-            held: HashSet::new(),
-            last: None,
+            writes: writes.clone(),
             picture: Vec::new(),
             noise: Vec::new(),
         })
@@ -117,8 +139,6 @@ impl Feed {
         self.producer.announce()?;
         if !self.write_time.is_zero() {
             self.times.insert(self.id, (start, Instant::now()));
-        } else if start.elapsed() > HELD_PLAIN {
-            self.held.extend(self.last);
         }
         self.count();
         Ok(())
@@ -139,18 +159,21 @@ impl Feed {
             encoded: None,
         };
         self.producer.describe_frame(&frame)?;
-        if self.write_time.is_zero() {
-            self.producer.write_payload(&frame)
+        let longest = if self.write_time.is_zero() {
+            let start = Instant::now();
+            self.producer.write_payload(&frame)?;
+            start.elapsed()
         } else {
-            if self.producer.write_payload_over(&frame, self.write_time)? > HELD {
-                self.held.extend(self.last);
-            }
-            Ok(())
+            self.producer.write_payload_over(&frame, self.write_time)?
+        };
+        if longest > HELD {
+            self.writes.with(|all| all.held.extend(all.last));
         }
+        Ok(())
     }
 
     pub fn count(&mut self) {
-        self.last = Some(self.id);
+        self.writes.with(|all| all.last = Some(self.id));
         self.id = self.id.wrapping_add(1);
         self.published += 1;
     }

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::case::Case;
-use super::feed::Feed;
+use super::feed::{Feed, Writes};
 use super::probe::{Counts, Probe, Verified};
 use super::process::{Sample, Streamer};
 
@@ -66,6 +66,8 @@ impl Setup {
 
 pub struct Rig {
     pub feed: Option<Feed>,
+    /// Of every producer of this segment.
+    pub writes: Writes,
     pub probe: Probe,
     pub streamer: Streamer,
     pub setup: Setup,
@@ -128,7 +130,8 @@ impl Rig {
         probe: Probe,
         prepare: impl FnOnce(&mut Feed),
     ) -> Result<Self, Fail> {
-        let mut feed = Feed::open(&case.names, setup.width, setup.height)?;
+        let writes = Writes::default();
+        let mut feed = Feed::open(&case.names, setup.width, setup.height, &writes)?;
         feed.id = setup.first_id;
         prepare(&mut feed);
         let endpoint = format!("127.0.0.1:{}", setup.via.unwrap_or(probe.port));
@@ -144,6 +147,7 @@ impl Rig {
         feed.run(setup.fps, Duration::from_secs(1))?;
         Ok(Rig {
             feed: Some(feed),
+            writes,
             probe,
             before: streamer.vitals.forget_peak(),
             streamer,
@@ -265,8 +269,7 @@ impl Rig {
                 .verify(self.setup.width.into(), self.setup.height.into())?,
         };
         if pictures != Pictures::Any {
-            let held = self.feed.as_ref().map(|feed| &feed.held);
-            check_pictures(case, pictures, &verified, held.unwrap_or(&HashSet::new()));
+            check_pictures(case, pictures, &verified, &self.writes.held());
         }
         if pictures == Pictures::All {
             case.check(

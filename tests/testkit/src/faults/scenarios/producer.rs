@@ -18,7 +18,7 @@ const BACK: Duration = Duration::from_secs(2);
 fn come_back(case: &mut Case, rig: &mut Rig) -> Result<(), Fail> {
     let fault = Instant::now();
     if !case.is_control() {
-        rig.feed = Some(Feed::open(&case.names, 640, 360)?);
+        rig.feed = Some(Feed::open(&case.names, 640, 360, &rig.writes)?);
     }
     rig.check_recovery(case, fault, BACK)
 }
@@ -185,7 +185,7 @@ pub const TWO_PRODUCERS: Scenario = Scenario {
 
 fn two_producers(case: &mut Case) -> Result<(), Fail> {
     let mut rig = Rig::start(case, Setup::default())?;
-    let mut second = Feed::open(&case.names, 640, 360)?;
+    let mut second = Feed::open(&case.names, 640, 360, &rig.writes)?;
     second.id = 5000;
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {

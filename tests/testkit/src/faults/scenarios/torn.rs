@@ -38,7 +38,7 @@ fn torn_read(case: &mut Case) -> Result<(), Fail> {
         let setup = Setup {
             fps,
             tag: format!("rate_{fps}"),
-            ..Setup::with(&["--bitrate", "6M"])
+            ..Setup::with(&["--quality", "24"])
         };
         let mut rig = Rig::start_as(case, setup, |feed| {
             feed.write_time = Duration::from_secs_f64(share / f64::from(fps));
@@ -63,7 +63,7 @@ fn torn_read(case: &mut Case) -> Result<(), Fail> {
         }
         drop(raised);
         let published = rig.feed()?.published;
-        let writer_held = std::mem::take(&mut rig.feed()?.held);
+        let writer_held = rig.writes.held();
         let times = std::mem::take(&mut rig.feed()?.times);
         let outcome = rig.finish(case, Pictures::Any)?;
         let verified = {
