@@ -89,12 +89,6 @@ pub fn time_of(n: u32) -> MediaTime {
     MediaTime(i64::from(n) * 33_333_333 + i64::from(n % 3) * 1_000_000)
 }
 
-/// Bits of `units` per second at 30 pictures per second.
-pub fn bits_per_second(units: &[EncodedPicture]) -> f64 {
-    let bytes: usize = units.iter().map(|unit| unit.data.len()).sum();
-    bytes as f64 * 8.0 * 30.0 / units.len() as f64
-}
-
 pub fn config(codec: Codec, width: u32, height: u32) -> EncoderConfig {
     EncoderConfig {
         codec,

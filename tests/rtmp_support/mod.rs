@@ -30,6 +30,21 @@ pub const FPS: i64 = 25;
 pub const WIDTH: u32 = 320;
 pub const HEIGHT: u32 = 184;
 
+/// A listener of its own on the loopback.
+pub fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// A sink that tries again soon, with a key that must not be shown.
+pub fn quick(port: u16) -> RtmpSinkConfig {
+    RtmpSinkConfig {
+        backoff_cap: Duration::from_millis(20),
+        ..config(port, "live/sekret?token=abcdef", Packaging::LegacyAvc)
+    }
+}
+
 /// An elementary stream of ffmpeg's test picture, cut into access units at its delimiters.
 pub struct Film {
     pub codec: Codec,
