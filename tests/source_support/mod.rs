@@ -18,7 +18,10 @@ use cvmmap_streamer::source::{
 };
 
 /// Long enough for any machine; nothing waits for it to pass.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// What lies between two frames at least. A camera without it leaves no time to read a frame.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A name that no other test or process uses.
 pub fn unique(tag: &str) -> String {
@@ -167,8 +170,9 @@ impl Producer {
         self.collect(source, surfaces, id, time_of(id))
     }
 
-    /// Gets a frame that has been published. On a busy machine it may be refused as late, once
-    /// the source knows the frame interval: it is announced again then.
+    /// Gets a frame that has been published, and gives the camera its pause. On a busy machine the
+    /// frame may be refused as late, once the source knows the frame interval: it is announced
+    /// again then, which helps only where the interval leaves time for a read.
     pub fn collect(
         &self,
         source: &mut CvMmapSource,
@@ -180,7 +184,10 @@ impl Producer {
         while Instant::now() < end {
             let soon = Instant::now() + Duration::from_millis(500);
             match source.next(soon, surfaces).unwrap() {
-                SourceEvent::Frame(snapshot) => return snapshot,
+                SourceEvent::Frame(snapshot) => {
+                    std::thread::sleep(PAUSE);
+                    return snapshot;
+                }
                 SourceEvent::Idle => self.announce(id, ts),
                 event => panic!("{event:?} in place of frame {id}"),
             }
