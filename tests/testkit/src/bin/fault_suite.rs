@@ -48,6 +48,9 @@ struct Arguments {
     /// 100,000 pictures a rate in torn_read, in place of 1,000
     #[arg(long)]
     full: bool,
+    /// So many pictures a rate in torn_read
+    #[arg(long, value_name = "N", conflicts_with = "full")]
+    torn_pictures: Option<u64>,
     /// Frames per second of torn_read, of 30, 60, 200 and 1000; repeatable [default: all]
     #[arg(long, value_name = "FPS")]
     torn_fps: Vec<u32>,
@@ -116,7 +119,11 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
         binaries: arguments.binaries.clone().unwrap_or(beside),
         itself,
         sockets,
-        torn_frames: if arguments.full { 100_000 } else { 1000 },
+        torn_frames: match arguments.torn_pictures {
+            Some(pictures) => pictures,
+            None if arguments.full => 100_000,
+            None => 1000,
+        },
         torn_fps: arguments.torn_fps.clone(),
         encoder: arguments.encoder.clone(),
         seed,

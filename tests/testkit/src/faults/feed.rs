@@ -25,6 +25,8 @@ pub struct Feed {
     /// Of each frame: when its writing began, and when it was announced.
     pub times: HashMap<u32, (Instant, Instant)>,
     writes: Writes,
+    /// Kept from one run to the next: a camera does not take a frame because a test goes on to its next step.
+    pace: Option<Pace>,
     picture: Vec<u8>,
     noise: Vec<u8>,
 }
@@ -80,6 +82,7 @@ impl Feed {
             torn: false,
             times: HashMap::new(),
             writes: writes.clone(),
+            pace: None,
             picture: Vec::new(),
             noise: Vec::new(),
         })
@@ -197,17 +200,20 @@ impl Feed {
         limit: Duration,
         mut done: impl FnMut(&Feed) -> bool,
     ) -> Result<bool, ProducerError> {
-        let mut pace = Pace::new(fps);
+        let mut pace = match self.pace.take() {
+            Some(pace) => pace.at_rate(fps),
+            None => Pace::new(fps),
+        };
         let end = Instant::now() + limit;
-        while Instant::now() < end {
+        let mut ended = false;
+        while !ended && Instant::now() < end {
             self.draw();
             pace.wait();
             self.publish_drawn()?;
-            if done(self) {
-                return Ok(true);
-            }
+            ended = done(self);
         }
-        Ok(false)
+        self.pace = Some(pace);
+        Ok(ended)
     }
 
     /// Publishes at `fps` for `time`.
@@ -232,6 +238,14 @@ impl Pace {
         Pace {
             next: Instant::now(),
             interval: Duration::from_secs(1) / fps.max(1),
+        }
+    }
+
+    /// From the next instant on at another distance.
+    fn at_rate(self, fps: u32) -> Self {
+        Pace {
+            interval: Duration::from_secs(1) / fps.max(1),
+            ..self
         }
     }
 
