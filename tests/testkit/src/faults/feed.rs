@@ -41,12 +41,21 @@ struct Written {
     held: HashSet<u32>,
     /// Id of the frame before.
     last: Option<u32>,
+    /// Producers that are writing.
+    writing: u32,
+    /// Writes that began while another one was under way.
+    met: u64,
 }
 
 impl Writes {
     /// Frames behind which a writer stood still, which no reader can see (docs/threat-model.md).
     pub fn held(&self) -> HashSet<u32> {
         self.with(|all| all.held.clone())
+    }
+
+    /// How often two wrote at once.
+    pub fn met(&self) -> u64 {
+        self.with(|all| all.met)
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Written) -> T) -> T {
@@ -162,17 +171,24 @@ impl Feed {
             encoded: None,
         };
         self.producer.describe_frame(&frame)?;
+        self.writes.with(|all| {
+            all.met += u64::from(all.writing > 0);
+            all.writing += 1;
+        });
         let longest = if self.write_time.is_zero() {
             let start = Instant::now();
-            self.producer.write_payload(&frame)?;
-            start.elapsed()
+            let written = self.producer.write_payload(&frame);
+            written.map(|()| start.elapsed())
         } else {
-            self.producer.write_payload_over(&frame, self.write_time)?
+            self.producer.write_payload_over(&frame, self.write_time)
         };
-        if longest > HELD {
-            self.writes.with(|all| all.held.extend(all.last));
-        }
-        Ok(())
+        self.writes.with(|all| {
+            all.writing -= 1;
+            if longest.as_ref().is_ok_and(|longest| *longest > HELD) {
+                all.held.extend(all.last);
+            }
+        });
+        longest.map(drop)
     }
 
     pub fn count(&mut self) {
