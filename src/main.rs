@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cvmmap_streamer::cli::streamer::{Command, ShellArg, StreamerArgs};
@@ -130,6 +131,7 @@ const LEAST_DESCRIPTORS: u64 = 64;
 
 /// Sees to enough threads, by having them for a moment: ZeroMQ aborts the process when it gets none.
 fn threads() -> Result<(), String> {
+    let before = threads_now();
     let gate = RwLock::new(());
     std::thread::scope(|scope| {
         let closed = gate.write();
@@ -144,7 +146,32 @@ fn threads() -> Result<(), String> {
         }
         drop(closed);
         Ok(())
-    })
+    })?;
+    until_gone(before);
+    Ok(())
+}
+
+/// Waits until the system counts no more threads than `before`: one that was joined goes on to count against
+/// the limit until the kernel has put it away, and under a tight limit the stream's own would be refused for it.
+fn until_gone(before: Option<usize>) {
+    let patience = Instant::now() + Duration::from_secs(5);
+    // Without /proc nobody can say: the pause is what a busy machine was seen to take.
+    let unseen = Instant::now() + Duration::from_millis(100);
+    loop {
+        let done = match before.zip(threads_now()) {
+            Some((before, now)) => now <= before || Instant::now() >= patience,
+            None => Instant::now() >= unseen,
+        };
+        if done {
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// This process's threads as the kernel lists them; it takes one off its count before it takes it off here.
+fn threads_now() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/task").ok()?.flatten().count())
 }
 
 /// Half as many again as a run with two sinks and the control plane has.

@@ -263,7 +263,7 @@ impl CvMmapSource {
         let due = self.interval.due().unwrap_or(notice.arrival);
         let latest_end = self
             .interval
-            .typical()
+            .shortest()
             .map(|interval| due.min(notice.arrival) + interval * LATEST_TENTHS / 10);
         let refused = match self
             .reader

@@ -2,12 +2,14 @@
 
 pub mod annexb;
 mod capture_time;
+mod captures;
 pub mod contract;
 pub mod cvmmap;
 pub mod dummy;
 #[allow(unsafe_code)] // the SIGBUS handler, and the page that it puts in place of a lost one
 mod guard;
 pub mod hints;
+mod lately;
 pub mod notices;
 #[allow(unsafe_code)] // maps the producer's segment and reads it through raw pointers
 pub mod region;

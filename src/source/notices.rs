@@ -4,6 +4,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::captures::Captures;
+use super::lately::Lately;
+
 /// "Frame N is in the segment, taken at T", announced at `arrival`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameNotice {
@@ -83,10 +86,10 @@ pub struct FrameInterval {
     count: usize,
     /// The last notices without a break between them, oldest first.
     rhythm: VecDeque<(u32, Instant)>,
-    /// The lowest age of a notice in each of the last pieces of time, and when the newest began.
-    lowest_ages: [Option<i64>; Self::AGES],
-    newest_age: usize,
-    ages_since: Option<Instant>,
+    /// Where they are on our own clock.
+    captures: Captures,
+    /// Ages of notices, ns.
+    ages: Lately,
 }
 
 impl FrameInterval {
@@ -98,10 +101,6 @@ impl FrameInterval {
     /// Notices of which one at least was on time. A producer that counts its pauses from its last
     /// frame shifts its rhythm when it is late: so many frames later that is known.
     const ONE_ON_TIME: usize = 4;
-    const AGES: usize = 8;
-    /// A producer that takes longer for good, as with a longer exposure, loses frames for this
-    /// long at most.
-    const AGES_EACH: Duration = Duration::from_millis(125);
 
     /// The newest notice of those that were received together.
     pub fn observe(&mut self, notice: FrameNotice) {
@@ -124,21 +123,17 @@ impl FrameInterval {
             self.rhythm.pop_front();
         }
         self.rhythm.push_back((notice.frame_id, notice.arrival));
+        let capture = notice.age_ns.map(|_| notice.timestamp_ns);
+        self.captures
+            .observe(notice.frame_id, capture, notice.arrival);
         if let Some(age) = notice.age_ns {
-            let since = *self.ages_since.get_or_insert(notice.arrival);
-            if notice.arrival.saturating_duration_since(since) >= Self::AGES_EACH {
-                self.ages_since = Some(notice.arrival);
-                self.newest_age = (self.newest_age + 1) % Self::AGES;
-                self.lowest_ages[self.newest_age] = None;
-            }
-            let lowest = &mut self.lowest_ages[self.newest_age];
-            *lowest = Some(lowest.map_or(age, |lowest| lowest.min(age)));
+            self.ages.note(age, notice.arrival);
         }
         self.last = Some(notice);
     }
 
-    /// When the newest notice should have arrived by the rhythm of those before it, and by the
-    /// age that they had at best in the last seconds.
+    /// When the newest notice should have arrived: by the rhythm of those before it, by the capture times, and
+    /// by the age that notices had at best in the last seconds.
     ///
     /// A producer that was held up publishes late, and writes the next frame at its own time all
     /// the same: at once, if it has to. So has a notice that we were too busy to see. Either way
@@ -146,27 +141,64 @@ impl FrameInterval {
     /// than an interval means that the next frame is due already.
     pub fn due(&self) -> Option<Instant> {
         let &(id, arrival) = self.rhythm.back()?;
-        // The larger one: a stream that slows down is not late.
-        let Some(step) = self.step().max(self.typical()) else {
-            return Some(arrival);
-        };
-        let late = |&(earlier, at): &(u32, Instant)| {
-            let expected = step * id.wrapping_sub(earlier);
-            arrival
-                .saturating_duration_since(at)
-                .saturating_sub(expected)
-        };
-        let late = self.rhythm.iter().rev().take(Self::ONE_ON_TIME).map(late);
-        let by_rhythm = late.max().unwrap_or_default();
+        let (mut by_rhythm, mut taken_late) = (Duration::ZERO, Duration::ZERO);
+        if let Some(step) = self.kept() {
+            let late = |&(earlier, at): &(u32, Instant)| {
+                let expected = step * id.wrapping_sub(earlier);
+                arrival
+                    .saturating_duration_since(at)
+                    .saturating_sub(expected)
+            };
+            let late = self.rhythm.iter().rev().take(Self::ONE_ON_TIME).map(late);
+            by_rhythm = late.max().unwrap_or_default();
+            taken_late = self.captures.late(step, Self::ONE_ON_TIME);
+        }
         // Where we are late for every notice, for want of a core, the rhythm is that of our being
-        // late. The age tells, and needs no even distances.
-        let lowest = self.lowest_ages.iter().flatten().min();
-        let age = self.last.and_then(|last| last.age_ns);
-        let older = age
-            .zip(lowest)
-            .map_or(0, |(age, low)| age.saturating_sub(*low));
-        let by_age = Duration::from_nanos(u64::try_from(older).unwrap_or(0));
-        arrival.checked_sub(by_rhythm.max(by_age)).or(Some(arrival))
+        // late. Capture and age tell, and need no even distances.
+        let by_clock = taken_late + self.older();
+        arrival
+            .checked_sub(by_rhythm.max(by_clock))
+            .or(Some(arrival))
+    }
+
+    /// How soon after a notice that was on time the next frame may be written.
+    pub fn shortest(&self) -> Option<Duration> {
+        let both = [self.typical(), self.captures.soonest()];
+        both.into_iter().flatten().min()
+    }
+
+    /// The distance that notices keep while they are on time.
+    fn kept(&self) -> Option<Duration> {
+        // The larger one: a stream that slows down is not late.
+        let observed = self.step().max(self.typical())?;
+        match self.captures.meant() {
+            // But one whose distances are not alike does not get its time.
+            Some(meant) if !self.captures.even() => Some(observed.min(meant)),
+            _ => Some(observed),
+        }
+    }
+
+    /// By how much the newest notice is older than the best lately.
+    ///
+    /// A producer that takes longer for good, as with a longer exposure, loses frames for a second. Where ages
+    /// are not alike, somebody has no core, and it may take longer than that until a notice is on time.
+    fn older(&self) -> Duration {
+        let Some(age) = self.last.and_then(|last| last.age_ns) else {
+            return Duration::ZERO;
+        };
+        let second = self.ages.range(Lately::SECOND);
+        let alike = second
+            .zip(self.shortest())
+            .is_some_and(|((least, most), interval)| {
+                i128::from(most) - i128::from(least) <= interval.as_nanos() as i128 / 10
+            });
+        let best = if alike {
+            second
+        } else {
+            self.ages.range(Lately::PIECES)
+        };
+        let older = best.map_or(0, |(least, _)| age.saturating_sub(least));
+        Duration::from_nanos(u64::try_from(older).unwrap_or(0))
     }
 
     /// The mean distance over many frames: several of them make a jitter of arrivals small.
@@ -193,7 +225,8 @@ impl FrameInterval {
     pub fn break_off(&mut self) {
         self.last = None;
         self.rhythm.clear();
-        self.lowest_ages = Default::default();
+        self.captures.break_off();
+        self.ages = Lately::default();
     }
 
     /// The median of the last few distances, once there are enough.
@@ -373,8 +406,86 @@ mod tests {
             "frames are pending"
         );
         // A second later a producer that has become slower is taken for one.
-        (111..200).for_each(|id| _ = see(id, 7));
-        assert_eq!(see(200, 7), Duration::ZERO);
+        (111..240).for_each(|id| _ = see(id, 7));
+        assert_eq!(see(240, 7), Duration::ZERO);
+        // Where ages are not alike, what they are at best shows more rarely: remembered for four.
+        (241..600).for_each(|id| _ = see(id, 9 + u64::from(id % 3)));
+        assert_eq!(see(600, 9), Duration::from_millis(2));
+        (601..800).for_each(|id| _ = see(id, 9 + u64::from(id % 3)));
+        assert_eq!(see(800, 9), Duration::ZERO);
+    }
+
+    /// Notices on our clock, by id, ms when the frame was taken, and ms that its notice took.
+    fn on_our_clock(notices: impl IntoIterator<Item = (u32, u64, u64)>) -> Vec<(u64, u64)> {
+        let start = Instant::now();
+        let mut interval = FrameInterval::default();
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+        notices
+            .into_iter()
+            .map(|(frame_id, taken, took)| {
+                let arrival = start + Duration::from_millis(taken + took);
+                interval.observe(FrameNotice {
+                    frame_id,
+                    timestamp_ns: (1_700_000_000_000 + taken) * 1_000_000,
+                    arrival,
+                    age_ns: Some(took as i64 * 1_000_000),
+                });
+                let late = arrival - interval.due().expect("a notice was seen");
+                (ms(interval.shortest().unwrap_or_default()), ms(late))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_producer_without_a_core_is_not_given_the_time_of_two_frames() {
+        let mut taken = 0;
+        let frames = (0..250).map(|id| {
+            // 10 ms apart while it has one, then with every other moment left out for three seconds.
+            taken += if id < 20 || id % 2 == 0 { 10 } else { 20 };
+            (id, taken, 3)
+        });
+        let seen = on_our_clock(frames);
+        for (id, (shortest, _)) in seen.iter().enumerate().skip(1) {
+            assert_eq!(*shortest, 10, "{id}");
+        }
+        // Taken 8 ms late, behind frames of which each was behind a moment left out: the next one has 2 ms.
+        let mut taken = 0;
+        let frames = (0..41).map(|id| {
+            taken += match id {
+                40 => 18,
+                0..20 => 10,
+                id if id % 4 == 3 => 20,
+                _ => 10,
+            };
+            (id, taken, 3)
+        });
+        let (_, late) = *on_our_clock(frames).last().unwrap();
+        assert!(late >= 8, "{late} ms");
+    }
+
+    #[test]
+    fn a_camera_on_our_clock_that_slows_down_is_on_time_again_after_eight_frames() {
+        let slower = |id: u32| u64::from(id) * 10 + u64::from(id.saturating_sub(30)) * 10;
+        let seen = on_our_clock((0..60).map(|id| (id, slower(id), 3)));
+        for (id, (shortest, late)) in seen.into_iter().enumerate().skip(1) {
+            assert_eq!(shortest, 10, "{id}: it may go back");
+            assert_eq!(late > 0, (31..38).contains(&id), "{id}: {late}");
+        }
+    }
+
+    #[test]
+    fn a_late_frame_and_its_late_notice_add_up() {
+        let frames = (0..40).map(|id| match id {
+            39 => (id, 394, 6),
+            _ => (id, u64::from(id) * 10, 3),
+        });
+        assert_eq!(on_our_clock(frames).last(), Some(&(10, 7)));
+        // One late frame leaves the others in time.
+        let frames = (0..60).map(|id| match id {
+            39 => (id, 394, 3),
+            _ => (id, u64::from(id) * 10, 3),
+        });
+        assert_eq!(on_our_clock(frames).last(), Some(&(8, 0)));
     }
 
     #[test]

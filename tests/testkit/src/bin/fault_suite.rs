@@ -48,6 +48,9 @@ struct Arguments {
     /// 100,000 pictures a rate in torn_read, in place of 1,000
     #[arg(long)]
     full: bool,
+    /// So many pictures a rate in torn_read
+    #[arg(long, value_name = "N", conflicts_with = "full")]
+    torn_pictures: Option<u64>,
     /// Frames per second of torn_read, of 30, 60, 200 and 1000; repeatable [default: all]
     #[arg(long, value_name = "FPS")]
     torn_fps: Vec<u32>,
@@ -66,12 +69,18 @@ struct Arguments {
     /// Is a producer until it is killed: segment, endpoint, label
     #[arg(long, num_args = 3, hide = true, value_names = ["SHM", "ZMQ", "LABEL"])]
     as_producer: Option<Vec<String>>,
+    /// Takes ever more of everything until it is killed
+    #[arg(long, hide = true)]
+    as_leak: bool,
 }
 
 fn main() -> ExitCode {
     let arguments: Arguments = exit::parse_arguments();
     if let Some(names) = &arguments.as_producer {
         return produce(names);
+    }
+    if arguments.as_leak {
+        return leak();
     }
     if arguments.list {
         for scenario in scenarios::ALL {
@@ -116,7 +125,11 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
         binaries: arguments.binaries.clone().unwrap_or(beside),
         itself,
         sockets,
-        torn_frames: if arguments.full { 100_000 } else { 1000 },
+        torn_frames: match arguments.torn_pictures {
+            Some(pictures) => pictures,
+            None if arguments.full => 100_000,
+            None => 1000,
+        },
         torn_fps: arguments.torn_fps.clone(),
         encoder: arguments.encoder.clone(),
         seed,
@@ -159,6 +172,27 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
     }
     println!("timeline: {}", evidence.run.join("timeline.png").display());
     Ok(Totals::of(&rows))
+}
+
+/// A MiB, a descriptor and a thread each 20 ms, up to what a forgotten one may take of a machine.
+fn leak() -> ExitCode {
+    let mut kept = Vec::new();
+    for n in 0..100_u8 {
+        // Written, or the system gives none.
+        let memory = vec![n | 1; 1 << 20];
+        let thread = std::thread::Builder::new().spawn(std::thread::park);
+        match (std::fs::File::open("/dev/null"), thread) {
+            (Ok(file), Ok(thread)) => kept.push((memory, file, thread)),
+            (file, thread) => {
+                eprintln!("error: {:?} {:?}", file.err(), thread.err());
+                return ExitCode::from(exit::INITIALIZATION);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::hint::black_box(&kept);
+    std::thread::sleep(Duration::from_secs(60));
+    ExitCode::SUCCESS
 }
 
 /// Publishes numbered pictures until it is killed.

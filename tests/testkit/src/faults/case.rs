@@ -77,9 +77,19 @@ impl Case {
         folder: &Path,
         number: usize,
     ) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        // At most 23 bytes: an instance name.
         let tag = format!("fs{}_{number}", std::process::id());
+        Self::named(settings, scenario, run, folder, &tag)
+    }
+
+    /// `tag`: at most 23 bytes, an instance name.
+    fn named(
+        settings: &Settings,
+        scenario: &str,
+        run: Run,
+        folder: &Path,
+        tag: &str,
+    ) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
         let shm_name = format!("cvmmap_{tag}");
         Ok(Case {
             _segment: Leftover::segment(&shm_name),
@@ -87,7 +97,7 @@ impl Case {
             run,
             folder: folder.to_owned(),
             names: Names {
-                label: tag.clone(),
+                label: tag.to_owned(),
                 shm_name,
                 zmq_endpoint: format!("ipc://{}/cvmmap_{tag}", settings.sockets.display()),
                 nats_key: format!("cvmmap_{tag}"),
@@ -100,6 +110,30 @@ impl Case {
             log: File::create(folder.join("scenario.log"))?,
             noise: Noise::new(settings.seed ^ hash(scenario)),
         })
+    }
+
+    /// A run beside this one, with a producer and a folder of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Case::new`].
+    pub fn beside(&self, tag: &str, folder: &str) -> io::Result<Self> {
+        let tag = format!("{}_{tag}", self.names.label);
+        Self::named(&self.settings, folder, self.run, &self.path(folder), &tag)
+    }
+
+    /// What a run beside this one came to is part of this one.
+    pub fn take_in(&mut self, beside: Case) {
+        self.checks.extend(beside.checks);
+        for (name, value) in beside.numbers {
+            note(&mut self.numbers, &name, value);
+        }
+        let tag = beside.folder.file_name().unwrap_or_default();
+        let codes = Value::from(beside.exit_codes);
+        self.exit_codes
+            .insert(tag.to_string_lossy().into_owned(), codes);
+        self.timeline.0.extend(beside.timeline.0);
+        self.timeline.0.sort_by_key(|point| point.at);
     }
 
     pub fn is_control(&self) -> bool {

@@ -25,6 +25,8 @@ pub struct Feed {
     /// Of each frame: when its writing began, and when it was announced.
     pub times: HashMap<u32, (Instant, Instant)>,
     writes: Writes,
+    /// Kept from one run to the next: a camera does not take a frame because a test goes on to its next step.
+    pace: Option<Pace>,
     picture: Vec<u8>,
     noise: Vec<u8>,
 }
@@ -39,12 +41,21 @@ struct Written {
     held: HashSet<u32>,
     /// Id of the frame before.
     last: Option<u32>,
+    /// Producers that are writing.
+    writing: u32,
+    /// Writes that began while another one was under way.
+    met: u64,
 }
 
 impl Writes {
     /// Frames behind which a writer stood still, which no reader can see (docs/threat-model.md).
     pub fn held(&self) -> HashSet<u32> {
         self.with(|all| all.held.clone())
+    }
+
+    /// How often two wrote at once.
+    pub fn met(&self) -> u64 {
+        self.with(|all| all.met)
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Written) -> T) -> T {
@@ -80,6 +91,7 @@ impl Feed {
             torn: false,
             times: HashMap::new(),
             writes: writes.clone(),
+            pace: None,
             picture: Vec::new(),
             noise: Vec::new(),
         })
@@ -159,17 +171,24 @@ impl Feed {
             encoded: None,
         };
         self.producer.describe_frame(&frame)?;
+        self.writes.with(|all| {
+            all.met += u64::from(all.writing > 0);
+            all.writing += 1;
+        });
         let longest = if self.write_time.is_zero() {
             let start = Instant::now();
-            self.producer.write_payload(&frame)?;
-            start.elapsed()
+            let written = self.producer.write_payload(&frame);
+            written.map(|()| start.elapsed())
         } else {
-            self.producer.write_payload_over(&frame, self.write_time)?
+            self.producer.write_payload_over(&frame, self.write_time)
         };
-        if longest > HELD {
-            self.writes.with(|all| all.held.extend(all.last));
-        }
-        Ok(())
+        self.writes.with(|all| {
+            all.writing -= 1;
+            if longest.as_ref().is_ok_and(|longest| *longest > HELD) {
+                all.held.extend(all.last);
+            }
+        });
+        longest.map(drop)
     }
 
     pub fn count(&mut self) {
@@ -197,17 +216,20 @@ impl Feed {
         limit: Duration,
         mut done: impl FnMut(&Feed) -> bool,
     ) -> Result<bool, ProducerError> {
-        let mut pace = Pace::new(fps);
+        let mut pace = match self.pace.take() {
+            Some(pace) => pace.at_rate(fps),
+            None => Pace::new(fps),
+        };
         let end = Instant::now() + limit;
-        while Instant::now() < end {
+        let mut ended = false;
+        while !ended && Instant::now() < end {
             self.draw();
             pace.wait();
             self.publish_drawn()?;
-            if done(self) {
-                return Ok(true);
-            }
+            ended = done(self);
         }
-        Ok(false)
+        self.pace = Some(pace);
+        Ok(ended)
     }
 
     /// Publishes at `fps` for `time`.
@@ -232,6 +254,14 @@ impl Pace {
         Pace {
             next: Instant::now(),
             interval: Duration::from_secs(1) / fps.max(1),
+        }
+    }
+
+    /// From the next instant on at another distance.
+    fn at_rate(self, fps: u32) -> Self {
+        Pace {
+            interval: Duration::from_secs(1) / fps.max(1),
+            ..self
         }
     }
 

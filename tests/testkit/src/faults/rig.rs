@@ -311,7 +311,8 @@ pub fn stream_flags(case: &Case) -> Vec<String> {
     .to_vec()
 }
 
-fn check_vitals(case: &mut Case, before: Sample, after: Sample, most_mib: u64) {
+/// Checks that a process took no more between two looks than it may.
+pub fn check_vitals(case: &mut Case, before: Sample, after: Sample, most_mib: u64) {
     let growth = Growth::between(before, after);
     case.number("memory_before_kib", before.resident_kib);
     case.number("memory_peak_kib", after.peak_kib);

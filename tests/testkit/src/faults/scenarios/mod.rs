@@ -8,11 +8,13 @@ mod reset;
 mod rtmp;
 mod stall;
 mod torn;
+mod watched;
 
 use super::suite::Scenario;
 
 /// In the order of a run.
 pub const ALL: &[Scenario] = &[
+    watched::WATCHED,
     torn::TORN_READ,
     stall::SINK_STALL,
     reset::RESET_STORM,

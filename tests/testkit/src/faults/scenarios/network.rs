@@ -1,5 +1,7 @@
 //! Networks and receivers.
 
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -27,11 +29,11 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
     drop(second);
     let from = Instant::now();
     rig.run(3.0)?;
-    let back = Instant::now();
     let third = match case.is_control() {
         true => None,
-        false => Some(Probe::start(port, case.path("third.h264"))?),
+        false => Some(start_again(port, case.path("third.h264"))?),
     };
+    let back = Instant::now();
     rig.run(2.5)?;
     rig.check_gap(case, from, GAP);
     let key = third
@@ -46,6 +48,20 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
     );
     rig.finish(case, Pictures::All)?;
     Ok(())
+}
+
+/// A receiver at a port that one was at before. A child that is being started meanwhile may hold a copy of its socket
+/// until it runs its program.
+fn start_again(port: u16, dump: PathBuf) -> io::Result<Probe> {
+    let patience = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Probe::start(port, dump.clone()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
 }
 
 pub const LOSSY_NETWORK: Scenario = Scenario {

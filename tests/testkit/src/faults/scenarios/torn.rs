@@ -1,5 +1,6 @@
 //! A writer that races the reader.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rustix::process::{getpriority_process, setpriority_process};
@@ -17,134 +18,248 @@ pub const TORN_READ: Scenario = Scenario {
     control_fails: &["pictures"],
 };
 
-/// Frames per second, and the share of the interval that the writer takes for its payload.
-const RATES: [(u32, f64); 4] = [(30, 0.25), (60, 0.25), (200, 0.25), (1000, 0.25)];
+/// Frames per second.
+const RATES: [u32; 4] = [30, 60, 200, 1000];
+/// Of the interval, that the writer takes for its payload.
+const WRITE_SHARE: f64 = 0.25;
+
+/// Races that are run side by side, and the pictures that each of them needs. Writers keep a quarter of a core busy
+/// each: as many as leave the readers one core of two.
+fn heats(case: &Case) -> Vec<Vec<(u32, u64)>> {
+    let wanted = case.settings.torn_frames;
+    let is_wanted = |fps: u32| {
+        let rates = &case.settings.torn_fps;
+        rates.is_empty() || rates.contains(&fps)
+    };
+    let heats: Vec<Vec<(u32, u64)>> = if case.is_control() {
+        return vec![vec![(60, 60)]];
+    } else if wanted <= 1000 {
+        vec![
+            vec![(30, wanted), (60, wanted)],
+            vec![(200, wanted)],
+            vec![(1000, wanted)],
+        ]
+    } else {
+        let rates = RATES.into_iter().zip([4_usize, 4, 2, 1]);
+        rates
+            .map(|(fps, pairs)| vec![(fps, wanted.div_ceil(pairs as u64)); pairs])
+            .collect()
+    };
+    heats
+        .into_iter()
+        .map(|heat| {
+            heat.into_iter()
+                .filter(|(fps, _)| is_wanted(*fps))
+                .collect()
+        })
+        .collect()
+}
 
 fn torn_read(case: &mut Case) -> Result<(), Fail> {
+    let raised = Priority::raise().is_some();
+    case.say(match raised {
+        true => "the writers run in front of other programs, as a capture thread does",
+        false => "the writers compete with other programs: this user may not raise its priority",
+    });
     let mut table = Vec::new();
-    let rates: Vec<_> = if case.is_control() {
-        vec![RATES[1]]
-    } else {
-        let wanted = &case.settings.torn_fps;
-        let among = |(fps, _): &(u32, f64)| wanted.is_empty() || wanted.contains(fps);
-        RATES.into_iter().filter(among).collect()
-    };
-    for (fps, share) in rates {
-        let wanted = if case.is_control() {
-            60
-        } else {
-            case.settings.torn_frames
-        };
-        let setup = Setup {
-            fps,
-            tag: format!("rate_{fps}"),
-            ..Setup::with(&["--quality", "24"])
-        };
-        let mut rig = Rig::start_as(case, setup, |feed| {
-            feed.write_time = Duration::from_secs_f64(share / f64::from(fps));
-        })?;
-        // Not before the streamer is started, which would inherit it.
-        let raised = Priority::raise();
-        if fps == 30 {
-            case.say(match raised.is_some() {
-                true => "the writer runs in front of other programs, as a capture thread does",
-                false => {
-                    "the writer competes with other programs: this user may not raise its priority"
-                }
+    for (heat, races) in heats(case).into_iter().enumerate() {
+        let mut lanes = Vec::new();
+        for (lane, (fps, wanted)) in races.into_iter().enumerate() {
+            let beside = case.beside(&format!("{heat}{lane}"), &format!("rate_{fps}_{lane}"))?;
+            lanes.push((beside, fps, wanted));
+        }
+        // Each with its own producer, streamer and receiver; what one takes from another is what other programs do.
+        let raced: Vec<(Case, u32, Result<Race, String>)> = std::thread::scope(|scope| {
+            let lanes = lanes.into_iter().map(|(mut beside, fps, wanted)| {
+                scope.spawn(move || {
+                    let race = race(&mut beside, fps, wanted).map_err(|error| error.to_string());
+                    (beside, fps, race)
+                })
             });
+            let lanes: Vec<_> = lanes.collect();
+            let ended = lanes.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ended
+                .map(|lane| lane.expect("a race does not panic"))
+                .collect()
+        });
+        let mut of_rate: BTreeMap<u32, Race> = BTreeMap::new();
+        for (beside, fps, race) in raced {
+            case.take_in(beside);
+            let race = race.map_err(|error| format!("{fps} fps: {error}"))?;
+            of_rate.entry(fps).or_default().add(race);
         }
-        // The control publishes what a torn read would give: metadata that say nothing of it.
-        rig.feed()?.torn = case.is_control();
-        let (probe, first) = (&rig.probe, rig.probe.count());
-        let first_id = rig.feed.as_ref().map_or(0, |feed| feed.id);
-        let limit = Duration::from_secs(30 + wanted * 4 / u64::from(fps.min(100)));
-        if let Some(feed) = &mut rig.feed {
-            feed.run_until(fps, limit, |_| (probe.count() - first) as u64 >= wanted)?;
+        for (fps, race) in of_rate {
+            table.push(judge(case, fps, &race));
         }
-        drop(raised);
-        let published = rig.feed()?.published;
-        let writer_held = rig.writes.held();
-        let times = std::mem::take(&mut rig.feed()?.times);
-        let outcome = rig.finish(case, Pictures::Any)?;
-        let verified = {
-            let stream = case.path(&format!("rate_{fps}.h264"));
-            crate::faults::probe::verify(&stream, &outcome.ids, 640, 360)?
-        };
-        let accepted = verified.pictures;
-        // A writer that stands still in the middle of the next frame for as long as a whole read cannot be told from
-        // one that has not begun: counted apart (docs/threat-model.md).
-        let (held, torn): (Vec<&Mixed>, Vec<&Mixed>) = verified
-            .torn
-            .iter()
-            // In its first moments nobody knows the producer's rhythm, nor what is late.
-            .filter(|mixed| mixed.id >= first_id)
-            .partition(|mixed| writer_held.contains(&mixed.id));
-        let (torn, held) = (
-            torn.into_iter().map(|t| &t.text).collect::<Vec<_>>(),
-            held.len(),
-        );
-        let torn_count = torn.len() as u64;
-        let counter = |name| source_count(&outcome.report, name);
-        let refused = [
-            "torn_metadata",
-            "torn_payload",
-            "too_late",
-            "not_ready",
-            "bad_metadata",
-        ]
-        .map(counter)
-        .iter()
-        .sum::<u64>();
-        let looked_at = refused + counter("frames");
-        let share = refused as f64 / looked_at.max(1) as f64;
-        let allowed = if fps > 200 { accepted / 10_000 } else { 0 };
-        let enough = accepted >= wanted;
-        case.check(
-            "pictures",
-            torn_count <= allowed && verified.wrong == 0 && verified.unreadable == 0 && enough,
-            format!(
-                "{fps} fps: {accepted} accepted pictures looked at, {torn_count} torn (at most {allowed}), {} wrong, {} unreadable, \
-                 {held} torn by a writer that stood still in mid-payload ({} of its frames did); \
-                 of {looked_at} frames read {:.1} % were refused: {} torn metadata, {} torn payload, {} too late; \
-                 {} of {published} published were skipped for newer ones",
-                verified.wrong,
-                verified.unreadable,
-                writer_held.len(),
-                share * 100.0,
-                counter("torn_metadata"),
-                counter("torn_payload"),
-                counter("too_late"),
-                counter("skipped"),
-            ),
-        );
-        for mixed in verified.torn.iter().take(20) {
-            let line = &mixed.text;
-            let when = |id: u32| times.get(&id).copied();
-            let (before, this, next) = (
-                when(mixed.id.wrapping_sub(1)),
-                when(mixed.id),
-                when(mixed.id.wrapping_add(1)),
-            );
-            let apart = |a: Option<Instant>, b: Option<Instant>| {
-                a.zip(b).map(|(a, b)| b.saturating_duration_since(a))
-            };
-            let line = format!(
-                "{line}; announced {:.1?} after the one before, its writing took {:.1?}, the next was begun {:.1?} after it and took {:.1?}",
-                apart(before.map(|t| t.1), this.map(|t| t.1)),
-                apart(this.map(|t| t.0), this.map(|t| t.1)),
-                apart(this.map(|t| t.1), next.map(|t| t.0)),
-                apart(next.map(|t| t.0), next.map(|t| t.1)),
-            );
-            case.say(format!("     torn: {line}"));
-        }
-        table.push(json!({
-            "fps": fps, "published": published, "accepted": counter("frames"), "verified": accepted, "torn": torn_count, "torn_by_held_writer": held, "torn_in_first_second": verified.torn.iter().filter(|t| t.id < first_id).count(), "frames_with_held_writer": writer_held.len(),
-            "refused": refused, "refused_share": share, "torn_metadata": counter("torn_metadata"),
-            "torn_payload": counter("torn_payload"), "too_late": counter("too_late"), "skipped": counter("skipped"),
-        }));
     }
     case.number("rates", table);
     Ok(())
+}
+
+/// What one rate came to.
+#[derive(Debug, Default)]
+struct Race {
+    wanted: u64,
+    published: u64,
+    /// Pictures that were decoded and looked at.
+    looked_at: u64,
+    torn: Vec<String>,
+    /// A writer that stands still in the middle of the next frame for as long as a whole read cannot be told from
+    /// one that has not begun: counted apart (docs/threat-model.md).
+    by_held_writer: u64,
+    /// Before anybody knew the producer's rhythm, or what is late.
+    in_first_second: u64,
+    frames_with_held_writer: u64,
+    wrong: u64,
+    unreadable: u64,
+    counters: BTreeMap<&'static str, u64>,
+}
+
+impl Race {
+    fn add(&mut self, other: Race) {
+        self.wanted += other.wanted;
+        self.published += other.published;
+        self.looked_at += other.looked_at;
+        self.torn.extend(other.torn);
+        self.by_held_writer += other.by_held_writer;
+        self.in_first_second += other.in_first_second;
+        self.frames_with_held_writer += other.frames_with_held_writer;
+        self.wrong += other.wrong;
+        self.unreadable += other.unreadable;
+        for (name, count) in other.counters {
+            *self.counters.entry(name).or_default() += count;
+        }
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        self.counters.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// Reasons for which a read was refused that had a frame before it.
+const REFUSED: [&str; 5] = [
+    "torn_metadata",
+    "torn_payload",
+    "too_late",
+    "not_ready",
+    "bad_metadata",
+];
+
+fn judge(case: &mut Case, fps: u32, race: &Race) -> serde_json::Value {
+    let count = |name| race.counter(name);
+    let refused: u64 = REFUSED.map(count).iter().sum();
+    let read = refused + count("frames");
+    let share = refused as f64 / read.max(1) as f64;
+    let torn = race.torn.len() as u64;
+    let allowed = if fps > 200 {
+        race.looked_at / 10_000
+    } else {
+        0
+    };
+    let Race {
+        wanted,
+        published,
+        looked_at,
+        by_held_writer,
+        in_first_second,
+        frames_with_held_writer,
+        wrong,
+        unreadable,
+        ..
+    } = race;
+    case.check(
+        "pictures",
+        torn <= allowed && *wrong == 0 && *unreadable == 0 && looked_at >= wanted,
+        format!(
+            "{fps} fps: {looked_at} accepted pictures looked at, {torn} torn (at most {allowed}), {wrong} wrong, {unreadable} unreadable, \
+             {by_held_writer} torn by a writer that stood still in mid-payload ({frames_with_held_writer} of its frames did), \
+             {in_first_second} in the first second; of {read} frames read {:.1} % were refused: {} torn metadata, {} torn payload, \
+             {} too late; {} of {published} published were skipped for newer ones",
+            share * 100.0,
+            count("torn_metadata"),
+            count("torn_payload"),
+            count("too_late"),
+            count("skipped"),
+        ),
+    );
+    json!({
+        "fps": fps, "published": published, "accepted": count("frames"), "verified": looked_at, "torn": torn,
+        "torn_by_held_writer": by_held_writer, "torn_in_first_second": in_first_second,
+        "frames_with_held_writer": frames_with_held_writer, "refused": refused, "refused_share": share,
+        "torn_metadata": count("torn_metadata"), "torn_payload": count("torn_payload"),
+        "too_late": count("too_late"), "skipped": count("skipped"),
+    })
+}
+
+/// One writer against one reader, until `wanted` pictures have arrived.
+fn race(case: &mut Case, fps: u32, wanted: u64) -> Result<Race, Fail> {
+    let setup = Setup {
+        fps,
+        ..Setup::with(&["--quality", "24"])
+    };
+    let mut rig = Rig::start_as(case, setup, |feed| {
+        feed.write_time = Duration::from_secs_f64(WRITE_SHARE / f64::from(fps));
+    })?;
+    // Not before the streamer is started, which would inherit it.
+    let raised = Priority::raise();
+    // The control publishes what a torn read would give: metadata that say nothing of it.
+    rig.feed()?.torn = case.is_control();
+    let (probe, first) = (&rig.probe, rig.probe.count());
+    let first_id = rig.feed.as_ref().map_or(0, |feed| feed.id);
+    let limit = Duration::from_secs(30 + wanted * 4 / u64::from(fps.min(100)));
+    if let Some(feed) = &mut rig.feed {
+        feed.run_until(fps, limit, |_| (probe.count() - first) as u64 >= wanted)?;
+    }
+    drop(raised);
+    let published = rig.feed()?.published;
+    let held = rig.writes.held();
+    let times = std::mem::take(&mut rig.feed()?.times);
+    let outcome = rig.finish(case, Pictures::Any)?;
+    let stream = case.path("streamer.h264");
+    let verified = crate::faults::probe::verify(&stream, &outcome.ids, 640, 360)?;
+    // A hundred thousand pictures are a quarter of a gigabyte.
+    if verified.torn.is_empty() {
+        let _ = std::fs::remove_file(stream);
+    }
+    for mixed in verified.torn.iter().take(20) {
+        let when = |id: u32| times.get(&id).copied();
+        let (before, this, next) = (
+            when(mixed.id.wrapping_sub(1)),
+            when(mixed.id),
+            when(mixed.id.wrapping_add(1)),
+        );
+        let apart = |a: Option<Instant>, b: Option<Instant>| {
+            a.zip(b).map(|(a, b)| b.saturating_duration_since(a))
+        };
+        case.say(format!(
+            "     torn: {fps} fps, {}; announced {:.1?} after the one before, its writing took {:.1?}, the next was begun {:.1?} after it and took {:.1?}",
+            mixed.text,
+            apart(before.map(|t| t.1), this.map(|t| t.1)),
+            apart(this.map(|t| t.0), this.map(|t| t.1)),
+            apart(this.map(|t| t.1), next.map(|t| t.0)),
+            apart(next.map(|t| t.0), next.map(|t| t.1)),
+        ));
+    }
+    let (early, later): (Vec<&Mixed>, Vec<&Mixed>) =
+        verified.torn.iter().partition(|mixed| mixed.id < first_id);
+    let (by_held, torn): (Vec<&Mixed>, Vec<&Mixed>) = later
+        .into_iter()
+        .partition(|mixed| held.contains(&mixed.id));
+    let counters = REFUSED.into_iter().chain(["frames", "skipped"]);
+    Ok(Race {
+        wanted,
+        published,
+        looked_at: verified.pictures,
+        torn: torn.into_iter().map(|mixed| mixed.text.clone()).collect(),
+        by_held_writer: by_held.len() as u64,
+        in_first_second: early.len() as u64,
+        frames_with_held_writer: held.len() as u64,
+        wrong: verified.wrong,
+        unreadable: verified.unreadable,
+        counters: counters
+            .map(|name| (name, source_count(&outcome.report, name)))
+            .collect(),
+    })
 }
 
 /// This thread above ordinary ones, as long as this is there: a starved writer says nothing about the reader.
