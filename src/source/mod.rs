@@ -7,6 +7,7 @@ pub mod cvmmap;
 pub mod dummy;
 #[allow(unsafe_code)] // the SIGBUS handler, and the page that it puts in place of a lost one
 mod guard;
+mod hearing;
 pub mod hints;
 pub mod notices;
 #[allow(unsafe_code)] // maps the producer's segment and reads it through raw pointers
@@ -16,6 +17,7 @@ pub mod sync;
 pub mod target;
 #[cfg(test)]
 mod test_support;
+mod writers;
 
 use std::time::Instant;
 
@@ -142,6 +144,8 @@ counters! {
         epochs,
         /// Times the segment was opened anew.
         reopens,
+        /// Times the subscription was made anew, as frames were written and none was announced.
+        resubscribed,
         /// Cache lines read for tear detection, beside the one pass over the payload.
         sentinel_lines,
     }
