@@ -4,8 +4,11 @@
 mod source_support;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -348,4 +351,109 @@ fn a_slow_producer_is_never_subscribed_to_anew() {
     }
     assert_eq!(counter(&source, "resubscribed"), 0);
     assert_eq!(counter(&source, "frames"), 3);
+}
+
+/// Does `what` with the file permissions of nobody, on this thread; `None` where we may not become nobody.
+fn as_nobody<T>(what: impl FnOnce() -> T) -> Option<T> {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: the call changes the user that this thread's file accesses are checked for, and touches
+    // no memory.
+    let set = |user| unsafe { libc::setfsuid(user) };
+    set(NOBODY);
+    // It tells the user before the call, and nothing of whether it worked.
+    let became = set(NOBODY) == NOBODY as libc::c_int;
+    let result = became.then(what);
+    set(0);
+    result
+}
+
+fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_segment_that_may_not_be_read_is_an_error_at_the_start_and_none_later() {
+    let place = Place::new("forbidden");
+    let path = Taken::path(&place);
+    let first = Producer::start(&place);
+    chmod(&path, 0o600);
+    let Some(refused) = as_nobody(|| CvMmapSource::new(place.config()).map(|_| ())) else {
+        println!("not tried: only root can be someone else");
+        return;
+    };
+    let words = refused.unwrap_err().to_string();
+    assert!(words.contains("no permission to read it"), "{words}");
+
+    chmod(&path, 0o644);
+    let mut source = as_nobody(|| place.source()).unwrap();
+    let mut surfaces = Surfaces::new();
+    first.wait_for_subscriber();
+    as_nobody(|| first.deliver(&mut source, &mut surfaces, 0)).unwrap();
+    drop(first);
+    let taken = Taken::by(&place, |path| {
+        std::fs::write(path, [0; 4096]).unwrap();
+        chmod(path, 0o600);
+    });
+    let time = Duration::from_millis(2500);
+    let events = as_nobody(|| events_of(&mut source, &mut surfaces, time)).unwrap();
+    assert!(matches!(events[..], [SourceEvent::Offline]), "{events:?}");
+    drop(taken);
+    let second = Producer::start(&place);
+    chmod(&path, 0o644);
+    as_nobody(|| publish_until_taken(&second, &mut source, &mut surfaces, 0)).unwrap();
+}
+
+#[test]
+fn who_else_may_write_is_said_once() {
+    let place = Place::new("writers");
+    let producer = Producer::start(&place);
+    chmod(&Taken::path(&place), 0o666);
+    let socket = PathBuf::from(place.endpoint().trim_start_matches("ipc://"));
+    let folder = socket.parent().unwrap();
+    chmod(folder, 0o777);
+    let link = folder.join("link");
+    std::os::unix::fs::symlink(&socket, &link).unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
+        .args(["--shm-name", &place.shm_name, "--zmq-endpoint"])
+        .arg(format!("ipc://{}", link.display()))
+        .args("--run-mode ingest --no-nats --no-status --ingest-max-frames 3 --ingest-idle-timeout-ms 60000".split(' '))
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its successor is looked at too.
+    producer.wait_for_subscriber();
+    let ended = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            let mut producer = Some(producer);
+            for id in 0..1000 {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                if id == 2 {
+                    drop(producer.take());
+                    producer = Some(Producer::start(&place));
+                    chmod(&Taken::path(&place), 0o666);
+                }
+                producer.as_ref().unwrap().publish(id, time_of(id));
+                std::thread::sleep(Duration::from_millis(40));
+            }
+        });
+        let output = run.wait_with_output().unwrap();
+        ended.store(true, Ordering::Relaxed);
+        publishing.join().unwrap();
+        output
+    });
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for words in [
+        "every user may write the segment",
+        "is a link to",
+        "any user may take the socket's place",
+    ] {
+        assert_eq!(said.matches(words).count(), 1, "{words:?} in\n{said}");
+    }
 }
