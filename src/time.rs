@@ -94,7 +94,8 @@ impl Timeline {
                     Some(step) if epoch == last.epoch && step > 0 && step <= largest => step,
                     _ => ours,
                 };
-                last.media + step.max(smallest) as i64
+                // Times that a producer invents may go a long way ahead of the clock.
+                last.media.saturating_add(step.max(smallest) as i64)
             }
         };
         self.last = Some(Last {

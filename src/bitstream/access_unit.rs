@@ -102,6 +102,13 @@ pub struct AccessUnitPool {
 impl AccessUnitPool {
     /// Larger access units than this come from no encoder (RTMP's message length is 24 bits).
     pub const LARGEST: usize = (1 << 24) - 1024;
+    /// NAL units of one: a picture that is cut into slices of an Ethernet frame each stays below it.
+    pub const MOST_NALS: usize = 16_384;
+    /// Parameter sets of one: more than there are numbers for (16 VPS, 32 SPS, 256 PPS). Descriptions
+    /// and records repeat them, and are compared set by set.
+    pub const MOST_SETS: usize = 512;
+    /// Bytes of all these, which is what one of them may have in a configuration record.
+    pub const MOST_SET_BYTES: usize = 65_535;
 
     pub fn new(codec: Codec) -> Self {
         Self {
@@ -143,7 +150,7 @@ impl AccessUnitPool {
                 limit: Self::LARGEST,
             });
         }
-        let mut has_sets = false;
+        let (mut sets, mut set_bytes) = (0, 0);
         for range in annexb::nal_ranges(&unit.data) {
             if range.len() < NalUnit::header_len(codec) + 1 {
                 return Err(BitstreamError::ShortNal {
@@ -160,10 +167,22 @@ impl AccessUnitPool {
             ) {
                 continue;
             }
-            has_sets |= kind.is_parameter_set();
+            if kind.is_parameter_set() {
+                sets += 1;
+                set_bytes += range.len();
+            }
             if kind.is_vcl() && unit.first_vcl == usize::MAX {
                 unit.first_vcl = unit.nals.len();
                 unit.key = kind == super::NalKind::KeySlice;
+            }
+            for (what, count, most) in [
+                ("NAL units", unit.nals.len() + 1, Self::MOST_NALS),
+                ("parameter sets", sets, Self::MOST_SETS),
+                ("bytes of parameter sets", set_bytes, Self::MOST_SET_BYTES),
+            ] {
+                if count > most {
+                    return Err(BitstreamError::TooMany { what, most });
+                }
             }
             unit.nals
                 .push(NalRef::Data(range.start as u32..range.end as u32));
@@ -176,7 +195,7 @@ impl AccessUnitPool {
         if unit.first_vcl == usize::MAX {
             return Err(BitstreamError::NoPicture);
         }
-        if has_sets && !self.parameters.same_as(codec, unit.nals()) {
+        if sets > 0 && !self.parameters.same_as(codec, unit.nals()) {
             let sets = ParameterSets::collect(codec, self.parameters.generation + 1, unit.nals());
             if sets.is_complete(codec) {
                 self.parameters = Arc::new(sets);
@@ -264,6 +283,28 @@ mod tests {
         let third = pool.make(picture(KEY), &mut queue, |_| ()).unwrap();
         assert_eq!(Arc::as_ptr(&third), address);
         drop((second, third));
+    }
+
+    #[test]
+    fn more_than_any_stream_has_is_refused() {
+        let (mut pool, mut queue) = (AccessUnitPool::new(Codec::H264), EncodedQueue::new());
+        let mut make = |data: &[u8]| pool.make(picture(data), &mut queue, |_| ()).map(|_| ());
+        let with = |nal: &[u8], count: usize| {
+            let nal = [&[0, 0, 1], nal].concat();
+            [nal.repeat(count), KEY.to_vec()].concat()
+        };
+        let too_many = |what, most| Err(BitstreamError::TooMany { what, most });
+        // KEY has three NAL units, two of them sets with 3 + 2 bytes.
+        let slice = [0x65, 4];
+        assert_eq!(make(&with(&slice, 16_381)), Ok(()));
+        assert_eq!(make(&with(&slice, 16_382)), too_many("NAL units", 16_384));
+        let pps = [0x68, 4];
+        assert_eq!(make(&with(&pps, 510)), Ok(()));
+        assert_eq!(make(&with(&pps, 511)), too_many("parameter sets", 512));
+        let long = |len: usize| [&[0x68][..], &vec![7; len - 1]].concat();
+        assert_eq!(make(&with(&long(65_530), 1)), Ok(()));
+        let refused = make(&with(&long(65_531), 1));
+        assert_eq!(refused, too_many("bytes of parameter sets", 65_535));
     }
 
     #[test]

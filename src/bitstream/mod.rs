@@ -25,6 +25,8 @@ pub enum BitstreamError {
     NoPicture,
     #[error("an access unit of {len} bytes is larger than {limit}")]
     TooLarge { len: usize, limit: usize },
+    #[error("more than {most} {what} in an access unit")]
+    TooMany { what: &'static str, most: usize },
     #[error("a key frame came before any parameter sets")]
     NoParameterSets,
     #[error("{what}: {detail}")]

@@ -76,7 +76,7 @@ fn is_token(id: &str) -> bool {
 }
 
 /// Four fields of the metadata are required; the others fall back to their derivation.
-fn describe(bytes: &[u8]) -> Result<Producer, String> {
+pub(super) fn describe(bytes: &[u8]) -> Result<Producer, String> {
     let info: Identity = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let metadata = &info.metadata;
     let field = |name: &str| metadata.get(name).cloned().unwrap_or_default();

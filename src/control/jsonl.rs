@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::body::{BodyFormat, BodyFrame, CoordinateSystem, ReferenceFrame, TrackingState};
 use super::pose::{PictureRef, Pose};
+use crate::replace::is_strangers_link;
 
 #[derive(Debug, Default)]
 pub struct JsonlCounters {
@@ -53,16 +54,28 @@ impl JsonlWriter {
     ///
     /// # Errors
     ///
-    /// If it cannot be written. A named pipe needs its reader first: opening never waits for one.
+    /// If it cannot be written. A named pipe needs its reader first: opening never waits for one. A
+    /// stranger's link is not followed: the file that it leads to would be emptied.
     pub fn start(
         path: &Path,
         counters: &Arc<JsonlCounters>,
     ) -> std::io::Result<(Self, JsonlSender)> {
+        if is_strangers_link(path) {
+            return Err(std::io::Error::other(
+                "a link of another user is there: remove it, or write into a folder of your own",
+            ));
+        }
+        // Unless it is a link now, it must not become one.
+        let no_link = if path.is_symlink() {
+            0
+        } else {
+            libc::O_NOFOLLOW
+        };
         let file = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
-            .custom_flags(libc::O_NONBLOCK)
+            .custom_flags(libc::O_NONBLOCK | no_link)
             .open(path)?;
         // Only opening must not wait: a slow pipe takes its lines whole.
         fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;

@@ -19,6 +19,8 @@ pub mod body;
 // the whole crate is; the project's choice until its successor runs without an async runtime
 pub mod client;
 pub mod discover;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod jsonl;
 pub mod messages;
 pub mod micro;

@@ -487,8 +487,9 @@ impl Line<'_> {
                     }
                 }
                 Err(error) => {
-                    stats.refused.fetch_add(1, Ordering::Relaxed);
-                    if error != BitstreamError::NoParameterSets {
+                    let refused = stats.refused.fetch_add(1, Ordering::Relaxed) + 1;
+                    // Ever more rarely: a producer's own stream may be spoilt picture by picture.
+                    if error != BitstreamError::NoParameterSets && refused.is_power_of_two() {
                         log::warn!("the encoder's output is no access unit: {error}");
                     }
                     self.stage.key_frames.ask();

@@ -309,19 +309,19 @@ impl<'a, N: Iterator<Item = NalUnit<'a>>> Packets<'a, N> {
     /// The body of the first packet of the next NAL unit, or of the next aggregation packet.
     fn next_nal(&mut self) -> Option<&'a [u8]> {
         self.head_len = Header::LEN;
-        if let Some((group, rest)) = self.groups.split_first()
-            && group.first == self.index
-        {
-            self.groups = rest;
-            for _ in 0..group.nals {
-                self.nals.next()?;
-            }
-            self.index += group.nals;
-            let (body, rest) = self.aggregated.split_at(group.bytes);
-            self.aggregated = rest;
-            return Some(body);
-        }
         let nal = loop {
+            if let Some((group, rest)) = self.groups.split_first()
+                && group.first == self.index
+            {
+                self.groups = rest;
+                for _ in 0..group.nals {
+                    self.nals.next()?;
+                }
+                self.index += group.nals;
+                let (body, rest) = self.aggregated.split_at(group.bytes);
+                self.aggregated = rest;
+                return Some(body);
+            }
             self.index += 1;
             let nal = self.nals.next()?;
             if is_sendable(self.codec, nal) {

@@ -17,6 +17,8 @@ use super::{Sent, Sink, SinkContext, SinkError, SinkStats};
 mod backoff;
 mod dial;
 mod feed;
+#[doc(hidden)]
+pub mod fuzz;
 mod link;
 mod stream;
 mod tls;

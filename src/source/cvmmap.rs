@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::capture_time::{age_of, unix_time};
-use super::contract::{Label, Metadata, Refusal, SyncMessage};
+use super::contract::{Label, Metadata, Refusal, SyncMessage, frame_of};
 use super::dummy::ProducerEnd;
+use super::hearing::Hearing;
 use super::hints::{StatusHint, StatusHints};
 use super::notices::{FrameInterval, FrameNotice, Seen, Sequence};
-use super::region::{Region, identity_of};
+use super::region::{Named, Region};
 use super::snapshot::{Coherent, Refused, SnapshotReader};
 use super::sync::SyncSubscriber;
 use super::target::Target;
+use super::writers::Writers;
 use super::{FrameSource, SourceCounters, SourceError, SourceEvent, SurfaceSource};
 use crate::frame::Snapshot;
 use crate::time::Timeline;
@@ -57,6 +59,10 @@ impl CvMmapConfig {
 /// and segment, on a hint, and each second without frames; a new inode replaces the open one. A
 /// segment that shrank, or disagreed with three notices in a row, is mapped anew.
 ///
+/// **Strangers.** What has the segment's name and is none is as good as none; so is, once a frame
+/// has been taken, one that may not be read. Frames that are written and not announced show a dead
+/// subscription, which is made anew ([`Hearing`]).
+///
 /// **Epochs** begin where an id or time goes back, at a successor segment and at a reset that was
 /// hinted at, whichever is seen first, and once for all that belong together.
 pub struct CvMmapSource {
@@ -87,6 +93,11 @@ pub struct CvMmapSource {
     finished: Option<Instant>,
     /// Frames in a row that were refused as late.
     late: u32,
+    hearing: Hearing,
+    next_comparison: Instant,
+    writers: Writers,
+    /// What has the segment's name in its place, as the log has it.
+    stranger: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +144,10 @@ impl CvMmapSource {
             mismatches: 0,
             finished: None,
             late: 0,
+            hearing: Hearing::default(),
+            next_comparison: now,
+            writers: Writers::default(),
+            stranger: None,
             config,
         };
         source.look()?;
@@ -186,6 +201,7 @@ impl CvMmapSource {
         let empty = std::mem::replace(&mut self.emptied, Instant::now());
         if fresh && let Some(newest) = &mut self.newest {
             self.last_notice = Some(found);
+            self.hearing.heard();
             let waited = if announced.is_none() {
                 newest.arrival = self
                     .interval
@@ -253,7 +269,7 @@ impl CvMmapSource {
         surfaces: &mut dyn SurfaceSource,
     ) -> Result<Option<Snapshot>, SourceError> {
         if self.region.is_none() {
-            self.region = Region::open(&self.config.shm_name)?;
+            self.region = self.open_region()?;
         }
         let Some(region) = &mut self.region else {
             count(&self.counters.not_ready);
@@ -356,6 +372,43 @@ impl CvMmapSource {
         }
     }
 
+    /// The segment that has the name now.
+    fn open_region(&mut self) -> Result<Option<Region>, SourceError> {
+        let name = &self.config.shm_name;
+        let stranger = match Region::named(name) {
+            Ok(Named::Nothing) => None,
+            Ok(Named::Segment(region)) => {
+                self.writers.look(name, &region, &self.config.zmq_endpoint);
+                self.stranger = None;
+                return Ok(Some(region));
+            }
+            Ok(Named::Stranger(what)) => Some(format!("{name} is {what}: waiting for a producer")),
+            // A stream that ran goes on when its producer is back, whoever took the name meanwhile.
+            Err(error) if self.taken.is_some() => Some(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        if let Some(words) = stranger.as_ref().filter(|_| stranger != self.stranger) {
+            log::warn!("{words}");
+        }
+        self.stranger = stranger;
+        Ok(None)
+    }
+
+    /// Whether frames are written that nobody announces to us. Asked while no notice comes.
+    fn is_deaf(&mut self, now: Instant) -> bool {
+        let silent_since = self.last_notice.map(|at| at + Hearing::LOOK_EVERY);
+        if now < self.next_comparison || silent_since.is_some_and(|since| now < since) {
+            return false;
+        }
+        self.next_comparison = now + Hearing::LOOK_EVERY;
+        let block = self.region.as_ref().and_then(Region::metadata);
+        let Some(holds) = block.as_ref().and_then(frame_of) else {
+            return false;
+        };
+        let announced = self.sequence.last_id().zip(self.sequence.last_time());
+        self.hearing.is_deaf(holds, announced, now)
+    }
+
     fn close_region(&mut self) {
         if self.region.take().is_some() {
             count(&self.counters.reopens);
@@ -364,16 +417,19 @@ impl CvMmapSource {
 
     /// Opens the segment that has the name now, if it is not the open one.
     fn reopen_if_replaced(&mut self, now: Instant) -> Result<bool, SourceError> {
-        let open = self.region.as_ref().map(Region::identity);
-        let named = identity_of(&self.config.shm_name)?;
-        if open.is_none() || named.is_none() || open == named {
+        let Some(open) = self.region.as_ref().map(Region::identity) else {
             return Ok(false);
+        };
+        match self.open_region()? {
+            Some(named) if named.identity() != open => {
+                log::info!("{} was made anew by its producer", self.config.shm_name);
+                self.close_region();
+                self.region = Some(named);
+                self.begin_epoch(now);
+                Ok(true)
+            }
+            _ => Ok(false),
         }
-        log::info!("{} was made anew by its producer", self.config.shm_name);
-        self.close_region();
-        self.region = Region::open(&self.config.shm_name)?;
-        self.begin_epoch(now);
-        Ok(true)
     }
 
     /// Looks whether the segment is there, and still the open one where no frames show it.
@@ -384,7 +440,7 @@ impl CvMmapSource {
         if recent(self.last_frame) {
             return Ok(());
         }
-        match Region::open(&self.config.shm_name)? {
+        match self.open_region()? {
             Some(named) => {
                 self.present = Some(true);
                 let open = self.region.as_ref().map(Region::identity);
@@ -494,6 +550,15 @@ impl FrameSource for CvMmapSource {
                 if was != Some(false) && self.present == Some(false) {
                     return Ok(SourceEvent::Offline);
                 }
+            }
+            if self.is_deaf(now) {
+                if worth_a_line(count(&self.counters.resubscribed)) {
+                    log::warn!(
+                        "{}: frames are written and none is announced here: subscribing anew",
+                        self.config.zmq_endpoint
+                    );
+                }
+                self.sync.subscribe_anew();
             }
             if now >= deadline {
                 return Ok(SourceEvent::Idle);

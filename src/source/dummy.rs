@@ -16,6 +16,7 @@ use rustix::shm;
 
 use super::SourceError;
 use super::contract::{Label, METADATA_LEN, SyncMessage, v2_left_only};
+use super::region::{NO_SEGMENT, cautious};
 use crate::encode::FrameRate;
 use crate::frame::PixelFormat;
 use crate::pipeline::stop::StopToken;
@@ -364,7 +365,7 @@ fn create_segment(name: &str, payload: u64) -> Result<File, SourceError> {
     let capacity = payload
         .next_power_of_two()
         .clamp(1 << 20, u64::from(u32::MAX));
-    let flags = shm::OFlags::CREATE | shm::OFlags::RDWR;
+    let flags = shm::OFlags::CREATE | shm::OFlags::RDWR | cautious();
     let mode = Mode::from_raw_mode(0o666);
     let file = shm::open(name, flags, mode).map_err(|errno| {
         refused(match errno {
@@ -372,13 +373,19 @@ fn create_segment(name: &str, payload: u64) -> Result<File, SourceError> {
                 "impossible name; it has up to 255 bytes and no '/' but a leading one".to_owned()
             }
             rustix::io::Errno::ACCESS => "it exists and belongs to someone else".to_owned(),
+            rustix::io::Errno::LOOP => "a link has its name; remove it".to_owned(),
+            rustix::io::Errno::ISDIR | rustix::io::Errno::NXIO => NO_SEGMENT.to_owned(),
             _ => std::io::Error::from(errno).to_string(),
         })
     })?;
     let file = File::from(file);
+    let failed = |error: std::io::Error| refused(error.to_string());
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(refused(NO_SEGMENT.to_owned()));
+    }
     file.write_all_at(&[0; METADATA_LEN], 0)
         .and_then(|()| file.set_len(METADATA_LEN as u64 + capacity))
-        .map_err(|error| refused(error.to_string()))?;
+        .map_err(failed)?;
     Ok(file)
 }
 

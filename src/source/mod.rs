@@ -8,6 +8,7 @@ pub mod cvmmap;
 pub mod dummy;
 #[allow(unsafe_code)] // the SIGBUS handler, and the page that it puts in place of a lost one
 mod guard;
+mod hearing;
 pub mod hints;
 mod lately;
 pub mod notices;
@@ -18,6 +19,7 @@ pub mod sync;
 pub mod target;
 #[cfg(test)]
 mod test_support;
+mod writers;
 
 use std::time::Instant;
 
@@ -144,6 +146,8 @@ counters! {
         epochs,
         /// Times the segment was opened anew.
         reopens,
+        /// Times the subscription was made anew, as frames were written and none was announced.
+        resubscribed,
         /// Cache lines read for tear detection, beside the one pass over the payload.
         sentinel_lines,
     }

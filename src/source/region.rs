@@ -41,23 +41,45 @@ pub struct Identity {
     inode: u64,
 }
 
+/// What stands under a segment's name.
+#[derive(Debug)]
+pub enum Named {
+    Nothing,
+    /// Something else has taken the name, in words: as good as nothing.
+    Stranger(&'static str),
+    Segment(Region),
+}
+
 impl Region {
     /// Opens the segment `name` for reading, if there is one. It is never created.
     ///
     /// # Errors
     ///
-    /// If it can never be opened: an impossible name, no permission, not a segment.
+    /// If it cannot be opened: an impossible name, no permission.
     pub fn open(name: &str) -> Result<Option<Self>, SourceError> {
+        Ok(match Self::named(name)? {
+            Named::Segment(region) => Some(region),
+            Named::Nothing | Named::Stranger(_) => None,
+        })
+    }
+
+    /// As [`Region::open`], telling nothing from something else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Region::open`].
+    pub fn named(name: &str) -> Result<Named, SourceError> {
         let refused = |reason: String| SourceError::Segment {
             name: name.to_owned(),
             reason,
         };
-        // O_NONBLOCK: whatever else has taken the name, opening it must not wait.
-        let flags = shm::OFlags::RDONLY
-            | shm::OFlags::from_bits_retain(rustix::fs::OFlags::NONBLOCK.bits());
+        let flags = shm::OFlags::RDONLY | cautious();
         let file = match shm::open(name, flags, Mode::empty()) {
             Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOENT) => return Ok(Named::Nothing),
+            Err(Errno::LOOP) => return Ok(Named::Stranger("a link, which is not followed")),
+            // A socket, or a device without a driver.
+            Err(Errno::NXIO | Errno::NODEV) => return Ok(Named::Stranger(NO_SEGMENT)),
             Err(Errno::ACCESS | Errno::PERM) => {
                 return Err(refused(
                     "no permission to read it; run as its owner, or let the producer open it wider"
@@ -74,9 +96,9 @@ impl Region {
         };
         let stat = fstat(&file).map_err(|errno| refused(io::Error::from(errno).to_string()))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(refused("not a shared memory segment".to_owned()));
+            return Ok(Named::Stranger(NO_SEGMENT));
         }
-        Ok(Some(Self {
+        Ok(Named::Segment(Self {
             file,
             identity: Identity {
                 device: stat.st_dev,
@@ -88,6 +110,13 @@ impl Region {
 
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// User and mode of the file: who may write it.
+    pub fn owner_and_mode(&self) -> Option<(u32, u32)> {
+        fstat(&self.file)
+            .ok()
+            .map(|stat| (stat.st_uid, stat.st_mode))
     }
 
     /// Bytes of the whole file now, metadata included. Not the size of a frame.
@@ -157,14 +186,14 @@ impl Region {
     }
 }
 
-/// The identity of the segment that has the name `name` now.
-///
-/// # Errors
-///
-/// As [`Region::open`].
-pub fn identity_of(name: &str) -> Result<Option<Identity>, SourceError> {
-    Ok(Region::open(name)?.map(|region| region.identity))
+/// How a name that anyone may have taken is opened: a link is not followed, for it may lead to any
+/// file of ours; and whatever else it is, opening it does not wait.
+pub(super) fn cautious() -> shm::OFlags {
+    use rustix::fs::OFlags;
+    shm::OFlags::from_bits_retain((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits())
 }
+
+pub(super) const NO_SEGMENT: &str = "not a shared memory segment";
 
 /// Copies `line` out of the payload of `view`, from byte `at`; what does not exist any more of
 /// the payload is left as it was. One read of each byte, in words.

@@ -13,6 +13,8 @@ use super::contract::SYNC_MAGIC;
 /// it comes back.
 pub struct SyncSubscriber {
     socket: zmq::Socket,
+    /// For the next socket: another context would be other threads too.
+    context: zmq::Context,
     endpoint: String,
     buffer: [u8; 256],
 }
@@ -22,16 +24,8 @@ impl SyncSubscriber {
     ///
     /// If `endpoint` is no address that ZeroMQ can connect to. An absent peer is none.
     pub fn connect(endpoint: &str) -> Result<Self, SourceError> {
-        let open = || -> zmq::Result<zmq::Socket> {
-            let socket = zmq::Context::new().socket(zmq::SUB)?;
-            socket.set_linger(0)?;
-            // A frame interval, in place of 100 ms: the first frames after a restart count.
-            socket.set_reconnect_ivl(20)?;
-            socket.set_subscribe(&[SYNC_MAGIC])?;
-            socket.connect(endpoint)?;
-            Ok(socket)
-        };
-        let socket = open().map_err(|error| SourceError::Sync {
+        let context = zmq::Context::new();
+        let socket = subscribe(&context, endpoint).map_err(|error| SourceError::Sync {
             endpoint: endpoint.to_owned(),
             reason: match error {
                 zmq::Error::EINVAL | zmq::Error::EPROTONOSUPPORT | zmq::Error::ENOCOMPATPROTO => {
@@ -42,9 +36,20 @@ impl SyncSubscriber {
         })?;
         Ok(Self {
             socket,
+            context,
             endpoint: endpoint.to_owned(),
             buffer: [0; 256],
         })
+    }
+
+    /// Subscribes again, on a new connection: ZeroMQ makes none by itself after a peer that broke its
+    /// protocol, and knows nothing of a path that has another owner by now. What waits is lost.
+    /// Without a descriptor for it everything stays as it is.
+    pub fn subscribe_anew(&mut self) {
+        match subscribe(&self.context, &self.endpoint) {
+            Ok(socket) => self.socket = socket,
+            Err(error) => log::debug!("{}: no new subscription: {error}", self.endpoint),
+        }
     }
 
     /// Waits for a message until `deadline`; false if there is none.
@@ -107,6 +112,21 @@ impl SyncSubscriber {
         }
     }
 }
+
+fn subscribe(context: &zmq::Context, endpoint: &str) -> zmq::Result<zmq::Socket> {
+    let socket = context.socket(zmq::SUB)?;
+    socket.set_linger(0)?;
+    // A frame interval, in place of 100 ms: the first frames after a restart count.
+    socket.set_reconnect_ivl(20)?;
+    // Whoever sends more loses the connection before memory is taken for it.
+    socket.set_maxmsgsize(LONGEST_MESSAGE)?;
+    socket.set_subscribe(&[SYNC_MAGIC])?;
+    socket.connect(endpoint)?;
+    Ok(socket)
+}
+
+/// Many times a notice, which has 48 bytes and may grow (contract section 3).
+const LONGEST_MESSAGE: i64 = 8192;
 
 #[cfg(test)]
 mod tests {

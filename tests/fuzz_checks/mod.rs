@@ -1,13 +1,16 @@
 //! One check for each parser of outside bytes: whatever the bytes are, it returns, holds to its limits, and what it
 //! took has a meaning. `tests/fuzz_stable.rs` and the targets in `tests/fuzz` drive the same functions.
 
+pub mod passthrough;
+
 use cvmmap_streamer::bitstream::annexb::nal_ranges;
 use cvmmap_streamer::bitstream::sei::FrameStamp;
 use cvmmap_streamer::bitstream::split::{Splitter, access_units};
 use cvmmap_streamer::bitstream::sps::{H264Sps, H265Sps};
 use cvmmap_streamer::bitstream::{AccessUnitPool, ConfigRecord, NalUnit, ParameterSets};
 use cvmmap_streamer::control::body::{BodyFrame, MOST_BODIES};
-use cvmmap_streamer::control::messages;
+use cvmmap_streamer::control::server::Login;
+use cvmmap_streamer::control::{ServerConfig, fuzz as json, messages};
 use cvmmap_streamer::encode::Codec;
 use cvmmap_streamer::rtmp::{RtmpUrl, fuzz};
 use cvmmap_streamer::rtp::rtcp;
@@ -35,6 +38,9 @@ pub const ALL: &[(&str, Check)] = &[
     ("nats_messages", nats_messages),
     ("target_uri", target_uri),
     ("rtmp_url", rtmp_url),
+    ("nats_url", nats_url),
+    ("nats_json", nats_json),
+    ("passthrough", passthrough::check),
 ];
 
 const CODECS: [Codec; 2] = [Codec::H264, Codec::H265];
@@ -174,4 +180,32 @@ pub fn rtmp_url(bytes: &[u8]) {
             "the key is shown"
         );
     }
+}
+
+pub fn nats_url(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(config) = ServerConfig::parse(&text) else {
+        return;
+    };
+    assert!(!config.addresses().is_empty());
+    let shown = format!("{config} {config:?}");
+    assert!(!shown.contains(char::is_control));
+    let (Login::Token(secret)
+    | Login::User {
+        password: secret, ..
+    }) = config.login()
+    else {
+        return;
+    };
+    // As with keys: a short one, or one that is the host's name too, is in every text.
+    let elsewhere = config.addresses().iter().any(|url| url.contains(secret));
+    assert!(
+        secret.len() < 8 || elsewhere || !shown.contains(secret),
+        "the password is shown"
+    );
+}
+
+pub fn nats_json(bytes: &[u8]) {
+    json::description(bytes);
+    json::request(bytes);
 }

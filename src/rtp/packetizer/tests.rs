@@ -204,6 +204,31 @@ fn nal_units_that_look_like_packets_are_left_out() {
 }
 
 #[test]
+fn one_that_is_left_out_in_front_of_an_aggregate_loses_nothing_behind_it() {
+    // Types 24 and 62 (a layer of another decoder): what follows is sent as without them.
+    for (codec, unsendable, sets, slice) in [
+        (
+            Codec::H264,
+            vec![0x78, 1],
+            [vec![0x67, 1], vec![0x68, 2]],
+            nal(&[0x65], 3000),
+        ),
+        (
+            Codec::H265,
+            vec![0x7C, 1, 1],
+            [vec![0x42, 1, 1], vec![0x44, 1, 2]],
+            nal(&[0x26, 1], 3000),
+        ),
+    ] {
+        let without = [&sets[..], &[slice]].concat();
+        let with = [&[unsendable][..], &without].concat();
+        let expected = datagrams(&mut packetizer(codec, MTU), &without);
+        assert_eq!(datagrams(&mut packetizer(codec, MTU), &with), expected);
+        assert_eq!(depacketize(codec, &expected), without);
+    }
+}
+
+#[test]
 fn packets_that_are_never_drawn_leave_a_gap() {
     let mut packetizer = packetizer(Codec::H264, MTU);
     let big = nal(&[0x41], 3000);

@@ -160,6 +160,13 @@ impl Metadata {
     }
 }
 
+/// Id and capture time of the frame that `block` describes, valid or not; `None` while it is being
+/// initialised. Both versions keep them at the same place.
+pub fn frame_of(block: &MetadataBlock) -> Option<(u32, u64)> {
+    let ready = block[..8] == MAGIC && block[8] != 0;
+    ready.then(|| (u32_at(block, 0x0C), u64_at(block, 0x10)))
+}
+
 /// Whether two readings of one block describe the same frame: in v1 its fields, in v2 the whole
 /// header and every descriptor (contract section 4.3). What lies behind is padding.
 pub fn same_frame(a: &MetadataBlock, b: &MetadataBlock) -> bool {

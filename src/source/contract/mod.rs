@@ -9,7 +9,7 @@ mod refusal;
 mod sync;
 
 pub use metadata::{
-    Depth, DepthUnit, Encoded, METADATA_LEN, Metadata, MetadataBlock, Plane, same_frame,
+    Depth, DepthUnit, Encoded, METADATA_LEN, Metadata, MetadataBlock, Plane, frame_of, same_frame,
     v2_left_only,
 };
 pub use refusal::{Invalid, Refusal, Slot, Unsupported};
