@@ -6,88 +6,12 @@
 
 #![cfg(feature = "nvenc")]
 
-mod common;
 #[path = "nvenc_support/drive.rs"]
 mod drive;
 mod nvenc_support;
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
-
-use common::{LIMIT, Program};
 use nvenc_support::Emulator;
 use serde_json::Value;
-
-#[test]
-fn whatever_is_refused_at_open_is_one_line_that_says_what_would_help() {
-    let rows: [(&[(&str, &str)], &str); 15] = [
-        (
-            &[("MAX_VERSION", "0xA0")],
-            "driver too old: needs NVENC API 11.1 (driver 470.57.02 or newer), found 10.0",
-        ),
-        (
-            &[("HIDE", "symbol:nvEncInitializeEncoder")],
-            "function list has no nvEncInitializeEncoder",
-        ),
-        (&[("OPEN_STATUS", "1")], "has no encoder"),
-        (&[("OPEN_STATUS", "2")], "has no encoder"),
-        (&[("CAPS", "none")], "has no encoder"),
-        (&[("OPEN_STATUS", "4")], "INVALID_DEVICE (4)"),
-        (&[("OPEN_STATUS", "5")], "DEVICE_NOT_EXIST (5)"),
-        (&[("OPEN_STATUS", "10")], "all encoder sessions are in use"),
-        (&[("OPEN_STATUS", "21")], "all encoder sessions are in use"),
-        (&[("OPEN_STATUS", "15")], "INVALID_VERSION (15)"),
-        (&[("DEVICES", "0")], "sees no GPU"),
-        // Asked again with less first.
-        (&[("INIT_STATUS", "8")], "INVALID_PARAM (8)"),
-        (&[("INIT_STATUS", "20")], "GENERIC (20)"),
-        (
-            &[("REGISTER_STATUS", "23")],
-            "RESOURCE_REGISTER_FAILED (23)",
-        ),
-        (
-            &[("MIN", "700x400")],
-            "this GPU codes 700x400 to 4096x4096, the picture is 640x360",
-        ),
-    ];
-    for (switches, words) in rows {
-        // The header that this was built with decides the number in the first row.
-        if words.contains("11.1") && nvenc_sys::API_VERSION.to_string() != "11.1" {
-            eprintln!("row left out: built with header {}", nvenc_sys::API_VERSION);
-            continue;
-        }
-        let outcome = Emulator::new()
-            .drive("--frames 3", switches)
-            .clean()
-            .no_leak();
-        let error = outcome.report["error"].as_str().unwrap().to_owned();
-        assert!(error.contains(words), "{switches:?}: {error}");
-        assert!(!error.contains('\n'));
-        let outcome = Emulator::new()
-            .drive("--through auto --frames 3", switches)
-            .succeeded()
-            .clean()
-            .no_leak();
-        assert_eq!(outcome.report["opened"], "openh264", "{switches:?}");
-        assert!(outcome.log.contains(words), "{}", outcome.log);
-        assert_eq!(outcome.keys(), [0], "{switches:?}");
-    }
-}
-
-#[test]
-fn a_missing_library_names_itself_and_the_way_out() {
-    for (library, words) in [
-        ("libcuda.so.1", "no NVIDIA driver here"),
-        (
-            "libnvidia-encode.so.1",
-            "NVIDIA_DRIVER_CAPABILITIES to include video",
-        ),
-    ] {
-        let outcome = Emulator::new().without(library).drive("--frames 1", &[]);
-        let error = outcome.report["error"].as_str().unwrap();
-        assert!(error.contains(library) && error.contains(words), "{error}");
-    }
-}
 
 #[test]
 fn without_b_frames_each_access_unit_is_out_before_the_next_picture_goes_in() {
@@ -361,35 +285,6 @@ fn nvenc_or_nothing_does_not_fall_back() {
             .unwrap()
             .contains("has no encoder")
     );
-}
-
-#[test]
-fn a_second_streamer_beyond_the_session_limit_is_told_so() {
-    let emulator = Emulator::new();
-    let limit = [("SESSIONS", "1"), ("ENCODE_MS", "20")];
-    let first = Program::start(
-        emulator
-            .drive_command("--frames 100000", "first.json", &limit)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    );
-    let end = Instant::now() + LIMIT;
-    let taken = || {
-        let stats = emulator.stats("first.json");
-        stats.is_some_and(|stats| stats["sessions_open"] == 1)
-    };
-    while !taken() {
-        assert!(Instant::now() < end, "the first one does not open");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let output = emulator
-        .drive_command("--frames 1", "second.json", &limit)
-        .output()
-        .unwrap();
-    let second = emulator.outcome(&output, "second.json").clean().no_leak();
-    drop(first);
-    let error = second.report["error"].as_str().unwrap();
-    assert!(error.contains("all encoder sessions are in use"), "{error}");
 }
 
 #[test]

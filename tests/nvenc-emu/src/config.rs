@@ -41,7 +41,7 @@ pub enum Silent {
 pub struct Config {
     /// `MAX_VERSION=0xB0`
     pub max_version: u32,
-    /// `HIDE=symbol:NAME`: a function of the list, or of libcuda, that is not there
+    /// `HIDE=symbol:NAME`: a function of the list that is not there
     pub hide: Vec<String>,
     /// `OPEN_STATUS=2`, `INIT_STATUS`, `MULTIPASS_STATUS`, `REGISTER_STATUS`, `MAP_STATUS`
     pub open_status: u32,
