@@ -362,28 +362,42 @@ fn running_out_of_gpu_memory_at_any_allocation_is_an_error_without_a_leak() {
     }
 }
 
-/// A figure for the report, not a verdict: absolute times belong to the machine.
+/// CPU per frame of the program's own threads, the emulator's work taken off, in microseconds.
+fn own_cpu(width: u32, height: u32, path: &str) -> u64 {
+    const FRAMES: u64 = 300;
+    let arguments = format!("--bars --frames {FRAMES} --width {width} --height {height} {path}");
+    let outcome = Emulator::new()
+        .drive(&arguments, &[("IDLE", "1")])
+        .succeeded()
+        .clean()
+        .no_leak();
+    let emulator = outcome.stats["own_cpu_us"].as_u64().unwrap();
+    let ours = outcome.number("cpu_us").saturating_sub(emulator);
+    println!(
+        "{width}x{height}, {}: {} us CPU per frame beside {} us of the emulator's own work; fill {} us, encode {} us",
+        if path.is_empty() { "pinned" } else { "staged" },
+        ours / FRAMES,
+        emulator / FRAMES,
+        outcome.report["fill_us_median"],
+        outcome.report["encode_us_median"],
+    );
+    ours / FRAMES
+}
+
+/// CPU time, which waiting for a core adds nothing to, and the least of some runs: what a busy neighbour takes from the
+/// caches comes and goes.
 #[test]
-fn cpu_time_of_our_own_is_told() {
-    for (width, height) in [(1920, 1080), (3840, 2160)] {
-        for path in ["", "--no-mapping"] {
-            let arguments = format!("--bars --frames 300 --width {width} --height {height} {path}");
-            let idle = [("IDLE", "1")];
-            let outcome = Emulator::new()
-                .drive(&arguments, &idle)
-                .succeeded()
-                .clean()
-                .no_leak();
-            let emulator = outcome.stats["own_cpu_us"].as_u64().unwrap();
-            let ours = outcome.number("cpu_us").saturating_sub(emulator);
-            println!(
-                "{width}x{height}, {}: {} us CPU per frame beside {} us of the emulator's own work; fill {} us, encode {} us",
-                if path.is_empty() { "pinned" } else { "staged" },
-                ours / 300,
-                emulator / 300,
-                outcome.report["fill_us_median"],
-                outcome.report["encode_us_median"],
-            );
-        }
+fn a_frame_of_1080p_on_the_pinned_path_costs_the_host_at_most_300_us() {
+    let least = (0..10)
+        .map(|_| own_cpu(1920, 1080, ""))
+        .find(|us| *us <= 300);
+    assert!(least.is_some(), "more than 300 us in each of ten runs");
+    // Figures for the docs, not verdicts: this is the CPU's own conversion, and 4K.
+    for (width, height, path) in [
+        (1920, 1080, "--no-mapping"),
+        (3840, 2160, ""),
+        (3840, 2160, "--no-mapping"),
+    ] {
+        own_cpu(width, height, path);
     }
 }
