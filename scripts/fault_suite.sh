@@ -21,6 +21,13 @@ for name in cvmmap_streamer fault_suite; do
     break
   fi
 done
+# The driver of encoder_fails. Without NVIDIA's header there is none, and that scenario is left out.
+if [ ! -f "$bin/libnvenc_emu.so" ]; then
+  echo "fault suite: building the emulator of NVENC's driver"
+  if [ "$profile" = release ]; then flags=--release; else flags=; fi
+  # shellcheck disable=SC2086
+  cargo build $flags --quiet -p nvenc-emu || echo "fault suite: no emulator of NVENC's driver: encoder_fails is skipped" >&2
+fi
 command -v ffmpeg >/dev/null || { echo "fault suite: ffmpeg is missing (scripts/setup.sh installs it)" >&2; exit 5; }
 
 exec "$bin/fault_suite" --binaries "$bin" "$@"

@@ -47,6 +47,6 @@ step "tests, a million seeded inputs a parser" env CVMMAP_FUZZ_INPUTS=1000000 ca
 step "benches, once" cargo test --workspace --bench '*' --locked --quiet
 # One for each kind of fault, in three minutes; torn_read measures the machine too (docs/threat-model.md).
 faults=(sink_stall reset_storm killed_producer resize segment_gone clock_jumps garbage lossy_network
-  rtmp_restarted rtmp_hostile nats_lost sigterm disk_full few_descriptors few_threads)
+  rtmp_restarted rtmp_hostile nats_lost encoder_fails sigterm disk_full few_descriptors few_threads)
 step "acceptance" env CVMMAP_PROFILE=debug scripts/acceptance_standalone.sh
 step "faults" env CVMMAP_PROFILE=debug scripts/fault_suite.sh "${faults[@]/#/--only=}"

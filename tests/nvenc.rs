@@ -6,88 +6,12 @@
 
 #![cfg(feature = "nvenc")]
 
-mod common;
 #[path = "nvenc_support/drive.rs"]
 mod drive;
 mod nvenc_support;
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
-
-use common::{LIMIT, Program};
 use nvenc_support::Emulator;
 use serde_json::Value;
-
-#[test]
-fn whatever_is_refused_at_open_is_one_line_that_says_what_would_help() {
-    let rows: [(&[(&str, &str)], &str); 15] = [
-        (
-            &[("MAX_VERSION", "0xA0")],
-            "driver too old: needs NVENC API 11.1 (driver 470.57.02 or newer), found 10.0",
-        ),
-        (
-            &[("HIDE", "symbol:nvEncInitializeEncoder")],
-            "function list has no nvEncInitializeEncoder",
-        ),
-        (&[("OPEN_STATUS", "1")], "has no encoder"),
-        (&[("OPEN_STATUS", "2")], "has no encoder"),
-        (&[("CAPS", "none")], "has no encoder"),
-        (&[("OPEN_STATUS", "4")], "INVALID_DEVICE (4)"),
-        (&[("OPEN_STATUS", "5")], "DEVICE_NOT_EXIST (5)"),
-        (&[("OPEN_STATUS", "10")], "all encoder sessions are in use"),
-        (&[("OPEN_STATUS", "21")], "all encoder sessions are in use"),
-        (&[("OPEN_STATUS", "15")], "INVALID_VERSION (15)"),
-        (&[("DEVICES", "0")], "sees no GPU"),
-        // Asked again with less first.
-        (&[("INIT_STATUS", "8")], "INVALID_PARAM (8)"),
-        (&[("INIT_STATUS", "20")], "GENERIC (20)"),
-        (
-            &[("REGISTER_STATUS", "23")],
-            "RESOURCE_REGISTER_FAILED (23)",
-        ),
-        (
-            &[("MIN", "700x400")],
-            "this GPU codes 700x400 to 4096x4096, the picture is 640x360",
-        ),
-    ];
-    for (switches, words) in rows {
-        // The header that this was built with decides the number in the first row.
-        if words.contains("11.1") && nvenc_sys::API_VERSION.to_string() != "11.1" {
-            eprintln!("row left out: built with header {}", nvenc_sys::API_VERSION);
-            continue;
-        }
-        let outcome = Emulator::new()
-            .drive("--frames 3", switches)
-            .clean()
-            .no_leak();
-        let error = outcome.report["error"].as_str().unwrap().to_owned();
-        assert!(error.contains(words), "{switches:?}: {error}");
-        assert!(!error.contains('\n'));
-        let outcome = Emulator::new()
-            .drive("--through auto --frames 3", switches)
-            .succeeded()
-            .clean()
-            .no_leak();
-        assert_eq!(outcome.report["opened"], "openh264", "{switches:?}");
-        assert!(outcome.log.contains(words), "{}", outcome.log);
-        assert_eq!(outcome.keys(), [0], "{switches:?}");
-    }
-}
-
-#[test]
-fn a_missing_library_names_itself_and_the_way_out() {
-    for (library, words) in [
-        ("libcuda.so.1", "no NVIDIA driver here"),
-        (
-            "libnvidia-encode.so.1",
-            "NVIDIA_DRIVER_CAPABILITIES to include video",
-        ),
-    ] {
-        let outcome = Emulator::new().without(library).drive("--frames 1", &[]);
-        let error = outcome.report["error"].as_str().unwrap();
-        assert!(error.contains(library) && error.contains(words), "{error}");
-    }
-}
 
 #[test]
 fn without_b_frames_each_access_unit_is_out_before_the_next_picture_goes_in() {
@@ -364,35 +288,6 @@ fn nvenc_or_nothing_does_not_fall_back() {
 }
 
 #[test]
-fn a_second_streamer_beyond_the_session_limit_is_told_so() {
-    let emulator = Emulator::new();
-    let limit = [("SESSIONS", "1"), ("ENCODE_MS", "20")];
-    let first = Program::start(
-        emulator
-            .drive_command("--frames 100000", "first.json", &limit)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    );
-    let end = Instant::now() + LIMIT;
-    let taken = || {
-        let stats = emulator.stats("first.json");
-        stats.is_some_and(|stats| stats["sessions_open"] == 1)
-    };
-    while !taken() {
-        assert!(Instant::now() < end, "the first one does not open");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let output = emulator
-        .drive_command("--frames 1", "second.json", &limit)
-        .output()
-        .unwrap();
-    let second = emulator.outcome(&output, "second.json").clean().no_leak();
-    drop(first);
-    let error = second.report["error"].as_str().unwrap();
-    assert!(error.contains("all encoder sessions are in use"), "{error}");
-}
-
-#[test]
 fn a_delayed_copy_is_waited_for_before_the_frame_counts_as_read() {
     let outcome = Emulator::new().drive("--frames 30 --remap-each 3", &[("COPY_DELAY_US", "3000")]);
     let outcome = outcome.succeeded().clean().no_leak();
@@ -467,28 +362,42 @@ fn running_out_of_gpu_memory_at_any_allocation_is_an_error_without_a_leak() {
     }
 }
 
-/// A figure for the report, not a verdict: absolute times belong to the machine.
+/// CPU per frame of the program's own threads, the emulator's work taken off, in microseconds.
+fn own_cpu(width: u32, height: u32, path: &str) -> u64 {
+    const FRAMES: u64 = 300;
+    let arguments = format!("--bars --frames {FRAMES} --width {width} --height {height} {path}");
+    let outcome = Emulator::new()
+        .drive(&arguments, &[("IDLE", "1")])
+        .succeeded()
+        .clean()
+        .no_leak();
+    let emulator = outcome.stats["own_cpu_us"].as_u64().unwrap();
+    let ours = outcome.number("cpu_us").saturating_sub(emulator);
+    println!(
+        "{width}x{height}, {}: {} us CPU per frame beside {} us of the emulator's own work; fill {} us, encode {} us",
+        if path.is_empty() { "pinned" } else { "staged" },
+        ours / FRAMES,
+        emulator / FRAMES,
+        outcome.report["fill_us_median"],
+        outcome.report["encode_us_median"],
+    );
+    ours / FRAMES
+}
+
+/// CPU time, which waiting for a core adds nothing to, and the least of some runs: what a busy neighbour takes from the
+/// caches comes and goes.
 #[test]
-fn cpu_time_of_our_own_is_told() {
-    for (width, height) in [(1920, 1080), (3840, 2160)] {
-        for path in ["", "--no-mapping"] {
-            let arguments = format!("--bars --frames 300 --width {width} --height {height} {path}");
-            let idle = [("IDLE", "1")];
-            let outcome = Emulator::new()
-                .drive(&arguments, &idle)
-                .succeeded()
-                .clean()
-                .no_leak();
-            let emulator = outcome.stats["own_cpu_us"].as_u64().unwrap();
-            let ours = outcome.number("cpu_us").saturating_sub(emulator);
-            println!(
-                "{width}x{height}, {}: {} us CPU per frame beside {} us of the emulator's own work; fill {} us, encode {} us",
-                if path.is_empty() { "pinned" } else { "staged" },
-                ours / 300,
-                emulator / 300,
-                outcome.report["fill_us_median"],
-                outcome.report["encode_us_median"],
-            );
-        }
+fn a_frame_of_1080p_on_the_pinned_path_costs_the_host_at_most_300_us() {
+    let least = (0..10)
+        .map(|_| own_cpu(1920, 1080, ""))
+        .find(|us| *us <= 300);
+    assert!(least.is_some(), "more than 300 us in each of ten runs");
+    // Figures for the docs, not verdicts: this is the CPU's own conversion, and 4K.
+    for (width, height, path) in [
+        (1920, 1080, "--no-mapping"),
+        (3840, 2160, ""),
+        (3840, 2160, "--no-mapping"),
+    ] {
+        own_cpu(width, height, path);
     }
 }

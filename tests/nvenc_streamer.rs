@@ -47,6 +47,98 @@ fn gpu_info_says_what_is_there_and_what_would_be_chosen() {
     assert!(text.contains("driver too old"), "{text}");
 }
 
+/// Two GPUs, each with its name, its UUID and what it encodes; and as CUDA counts them where some are hidden.
+#[test]
+fn gpu_info_tells_of_each_gpu_that_the_driver_shows() {
+    let ask = |visible: Option<&str>| {
+        let program = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer"));
+        let emulator = Emulator::new();
+        let mut command = emulator.command(program, "none.json", &[("DEVICES", "2")]);
+        command.envs(visible.map(|list| ("CUDA_VISIBLE_DEVICES", list)));
+        let output = command.arg("gpu-info").output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let gpus = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| line.starts_with("GPU "));
+        let name = |line: &str| line.split(", compute").next().unwrap().to_owned();
+        lines.map(name).collect()
+    };
+    let text = ask(None);
+    let uuid = |byte: &str| {
+        let group = |bytes| byte.repeat(bytes);
+        let groups = [4, 2, 2, 2, 6].map(group);
+        format!("GPU-{}", groups.join("-"))
+    };
+    let (first, second) = (uuid("e0"), uuid("e1"));
+    assert_eq!(
+        gpus(&text),
+        [
+            format!("GPU 0: Emulated Turing 0, {first}"),
+            format!("GPU 1: Emulated Turing 1, {second}")
+        ],
+        "{text}"
+    );
+    for codec in ["  h264:", "  h265:"] {
+        assert_eq!(text.matches(codec).count(), 2, "{text}");
+    }
+    assert_eq!(
+        gpus(&ask(Some("1"))),
+        [format!("GPU 0: Emulated Turing 1, {second}")]
+    );
+    let none = ask(Some(""));
+    assert!(gpus(&none).is_empty() && none.contains("none"), "{none}");
+}
+
+/// `--gpu` counts as CUDA does, after `CUDA_VISIBLE_DEVICES`; a UUID or its beginning means the same GPU wherever it stands.
+#[test]
+fn a_gpu_is_chosen_by_its_index_among_those_that_are_seen_or_by_its_uuid() {
+    let rows = [
+        ("2,0", "0", Ok("GPU 0 (Emulated Turing 2)")),
+        ("2,0", "1", Ok("GPU 1 (Emulated Turing 0)")),
+        ("2,0", "GPU-e0e0", Ok("GPU 1 (Emulated Turing 0)")),
+        ("0,1,2", "gpu-E1E1E1E1-e1", Ok("GPU 1 (Emulated Turing 1)")),
+        ("2,0", "2", Err("no GPU 2; there are: 0 Emulated Turing 2")),
+        (
+            "2,0",
+            "GPU-e1e1",
+            Err("no GPU gpu-e1e1; there are: 0 Emulated"),
+        ),
+        ("", "0", Err("CUDA_VISIBLE_DEVICES may hide them")),
+    ];
+    for (visible, gpu, wanted) in rows {
+        let (emulator, scene) = (Emulator::new(), common::Scene::new());
+        let program = Path::new(env!("CARGO_BIN_EXE_cvmmap_streamer"));
+        let mut command = emulator.command(program, "stats.json", &[("DEVICES", "3")]);
+        command
+            .env("CUDA_VISIBLE_DEVICES", visible)
+            .args(scene.names())
+            .args(
+                "--input-mode dummy --dummy-frames 3 --dummy-width 320 --dummy-height 180"
+                    .split(' '),
+            )
+            .args(
+                "--no-nats --queue-size 8 --codec h264 --encoder nvenc --rtp --rtp-endpoint"
+                    .split(' '),
+            )
+            .args([
+                &format!("127.0.0.1:{}", common::free_port_pair()),
+                "--gpu",
+                gpu,
+            ]);
+        let output = common::finish(&mut command);
+        let (code, words) = match wanted {
+            Ok(words) => (0, words),
+            Err(words) => (5, words),
+        };
+        let text = common::expect_exit(&output, code);
+        assert!(text.contains(words), "{visible:?} {gpu}: {text}");
+        let stats = emulator.stats("stats.json").unwrap();
+        assert_eq!(stats["violations"], Value::Array(vec![]), "{text}");
+        assert_eq!(stats["leaks"], Value::Array(vec![]), "{text}");
+    }
+}
+
 /// The streamer itself, the producer of its own and the referees, all five rows by NVENC.
 #[test]
 fn the_five_acceptance_rows_pass_by_nvenc_without_violation_or_leak() {

@@ -1,5 +1,6 @@
 //! The encoder that the pipeline drives: the best candidate that opens, and the next one when
-//! it breaks. One way: a candidate that was left is not tried again in this run.
+//! it breaks. One way: hardware that broke is not tried again in this run, nor for pictures of
+//! another size ([`Broken`]).
 
 use crate::frame::SurfacePool;
 use crate::time::MediaTime;
@@ -13,6 +14,27 @@ use super::{EncodeError, EncodedQueue, EncoderBackend, EncoderConfig, Picture, R
 /// longer gets that.
 pub const SILENT_PICTURES: usize = 60;
 
+/// Hardware that broke in this run: handed from one encoder to the next, as when the pictures change
+/// their size.
+///
+/// A driver that hung or lost its GPU would cost every such change the time that it takes to find out again.
+/// A refusal at open is none of this: another size may be one that the GPU codes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Broken(Vec<&'static str>);
+
+impl Broken {
+    fn add(&mut self, candidate: &Candidate) {
+        // A library's state ends with the encoder that held it.
+        if candidate.kind == Kind::Hardware && !self.has(candidate) {
+            self.0.push(candidate.name);
+        }
+    }
+
+    fn has(&self, candidate: &Candidate) -> bool {
+        self.0.contains(&candidate.name)
+    }
+}
+
 /// An open encoder, whichever candidate it is at the moment.
 ///
 /// When [`Encoder::encode`] gives [`Outcome::Replaced`] the surfaces are others: take them from
@@ -22,6 +44,7 @@ pub struct Encoder {
     config: EncoderConfig,
     /// The candidates that were not tried yet.
     rest: std::vec::IntoIter<Candidate>,
+    broken: Broken,
     backend: Box<dyn EncoderBackend>,
     /// The one that the backend is of.
     candidate: Candidate,
@@ -77,12 +100,12 @@ impl Encoder {
     ///
     /// [`EncodeError::Open`] of the last candidate if none opens.
     pub fn open(choice: EncoderChoice, config: EncoderConfig) -> Result<Self, EncodeError> {
-        Self::open_announcing(choice, config, &mut |_| ())
+        Self::open_announcing(choice, config, &Broken::default(), &mut |_| ())
     }
 
-    /// As [`Encoder::open`]; `announce` is told surfaces as soon as a candidate has them. They are
-    /// those of the encoder that opens in the end, unless it fails later than that: the next
-    /// candidate announces its own.
+    /// As [`Encoder::open`], without what is `broken`; `announce` is told surfaces as soon as a
+    /// candidate has them. They are those of the encoder that opens in the end, unless it fails
+    /// later than that: the next candidate announces its own.
     ///
     /// # Errors
     ///
@@ -90,12 +113,13 @@ impl Encoder {
     pub fn open_announcing(
         choice: EncoderChoice,
         config: EncoderConfig,
+        broken: &Broken,
         announce: &mut Announce<'_>,
     ) -> Result<Self, EncodeError> {
         if choice == EncoderChoice::Auto && !CANDIDATES.iter().any(|c| c.kind == Kind::Hardware) {
             log::info!("encoder: wanted nvenc, this build has none: coding in software");
         }
-        Self::open_first(choice, config, CANDIDATES, announce)
+        Self::open_first(choice, config, CANDIDATES, broken, announce)
     }
 
     /// As [`Encoder::open`], with other candidates.
@@ -108,26 +132,43 @@ impl Encoder {
         config: EncoderConfig,
         candidates: &[Candidate],
     ) -> Result<Self, EncodeError> {
-        Self::open_first(choice, config, candidates, &mut |_| ())
+        Self::open_first(choice, config, candidates, &Broken::default(), &mut |_| ())
     }
 
     fn open_first(
         choice: EncoderChoice,
         config: EncoderConfig,
         candidates: &[Candidate],
+        broken: &Broken,
         announce: &mut Announce<'_>,
     ) -> Result<Self, EncodeError> {
         let fitting = |c: &&Candidate| choice.allows(c) && c.codecs.contains(&config.codec);
-        let rest: Vec<_> = candidates.iter().filter(fitting).copied().collect();
+        let fitting = candidates.iter().filter(fitting);
+        let (out, rest): (Vec<_>, Vec<_>) = fitting.copied().partition(|c| broken.has(c));
+        for candidate in out {
+            log::info!(
+                "encoder: {} broke earlier in this run and is not opened again",
+                candidate.name
+            );
+        }
         let mut rest = rest.into_iter();
         let mut counters = EncoderCounters::default();
-        let first = next(&mut rest, &config, &mut counters, None, announce);
+        let mut broken = broken.clone();
+        let first = next(
+            &mut rest,
+            &config,
+            &mut counters,
+            &mut broken,
+            None,
+            announce,
+        );
         let (backend, candidate) =
             first.map_err(|why| why.unwrap_or(choice.nothing_for(config.codec)))?;
         Ok(Self {
             choice,
             config,
             rest,
+            broken,
             backend,
             candidate,
             silent: 0,
@@ -174,6 +215,11 @@ impl Encoder {
 
     pub fn counters(&self) -> EncoderCounters {
         self.counters
+    }
+
+    /// Hardware that broke, here or in an encoder before.
+    pub fn broken(&self) -> &Broken {
+        &self.broken
     }
 
     /// What it was opened with, with the bit rate in force.
@@ -239,6 +285,9 @@ impl Encoder {
         let ready = out.len();
         let result = self.backend.flush(out);
         self.take_stock(out, ready);
+        if result.is_err() {
+            self.broken.add(&self.candidate);
+        }
         let lost = std::mem::take(&mut self.held);
         self.counters.lost += lost;
         match result {
@@ -285,10 +334,12 @@ impl Encoder {
         self.counters.lost += std::mem::take(&mut self.held);
         self.silent = 0;
         self.counters.refused += 1;
+        self.broken.add(&self.candidate);
         let next = next(
             &mut self.rest,
             &self.config,
             &mut self.counters,
+            &mut self.broken,
             Some((why, self.candidate.help)),
             &mut |_| (),
         );
@@ -308,6 +359,7 @@ fn next(
     rest: &mut std::vec::IntoIter<Candidate>,
     config: &EncoderConfig,
     counters: &mut EncoderCounters,
+    broken: &mut Broken,
     left: Option<(EncodeError, &'static str)>,
     announce: &mut Announce<'_>,
 ) -> Result<(Box<dyn EncoderBackend>, Candidate), Option<EncodeError>> {
@@ -334,6 +386,9 @@ fn next(
             }
             Err(reason) => {
                 counters.refused += 1;
+                if matches!(reason, EncodeError::NoAnswer { .. }) {
+                    broken.add(&candidate);
+                }
                 tell(&reason, candidate.help);
                 why = Some(reason);
             }

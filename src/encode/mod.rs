@@ -264,6 +264,12 @@ pub enum EncodeError {
         encoder: &'static str,
         reason: String,
     },
+    /// What it runs on does not even refuse: a driver that hangs. Not asked again in this run.
+    #[error("{encoder}: cannot be opened: {reason}")]
+    NoAnswer {
+        encoder: &'static str,
+        reason: String,
+    },
     #[error("{encoder}: a surface of another encoder was handed in")]
     ForeignSurface { encoder: &'static str },
     #[error("{encoder}: {call} failed with {status}: {detail}")]

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::bitstream::{AccessUnitPool, BitstreamError, sei};
 use crate::config::EncoderSettings;
 use crate::control::pose::{PictureRef, PoseStore};
-use crate::encode::fallback::{Encoder, EncoderCounters, Outcome};
+use crate::encode::fallback::{Broken, Encoder, EncoderCounters, Outcome};
 use crate::encode::registry::{EncoderChoice, default_bitrate};
 use crate::encode::{
     EncodeError, EncodedQueue, EncoderConfig, FrameRate, Picture, RateControl, Tuning,
 };
 use crate::fanout::Fanout;
-use crate::frame::Snapshot;
+use crate::frame::{Snapshot, SurfacePool};
 use crate::queue::{LatestQueue, Popped};
 use crate::trace::{LatencyHistogram, Percentiles, Stage};
 
@@ -166,6 +166,7 @@ impl EncodeStage<'_> {
             encoded: EncodedQueue::new(),
             fanout: &fanout,
             encoder: None,
+            broken: Broken::default(),
             epoch: None,
             rate: RateEstimate::default(),
             wanted_bitrate: None,
@@ -189,6 +190,7 @@ struct Line<'a> {
     encoded: EncodedQueue,
     fanout: &'a Fanout,
     encoder: Option<Open>,
+    broken: Broken,
     epoch: Option<u32>,
     rate: RateEstimate,
     /// Bodies on their way to their pictures.
@@ -272,9 +274,8 @@ impl Line<'_> {
         // are surfaces, and its first frames wait until the encoder has found its pace.
         exchange.set_starting(true);
         self.coded_since_open = 0;
-        let encoder = Encoder::open_announcing(settings.choice, config, &mut |surfaces| {
-            exchange.offer(shape, surfaces.clone());
-        })?;
+        let mut offer = |surfaces: &SurfacePool| exchange.offer(shape, surfaces.clone());
+        let encoder = Encoder::open_announcing(settings.choice, config, &self.broken, &mut offer)?;
         let stats = self.stage.stats;
         stats.opened.fetch_add(1, Ordering::Relaxed);
         exchange.offer(shape, encoder.surfaces());
@@ -501,6 +502,7 @@ impl Line<'_> {
     fn finish_encoder(&mut self) -> Result<(), EncodeError> {
         if let Some(mut open) = self.encoder.take() {
             let flushed = open.encoder.flush(&mut self.encoded);
+            self.broken = open.encoder.broken().clone();
             let stats = self.stage.stats;
             stats.add(&mut open.counted, open.encoder.counters());
             flushed?;

@@ -402,3 +402,61 @@ fn a_key_frame_asked_for_with_a_stale_picture_is_not_forgotten() {
         [(0, true), (1, false), (3, true), (4, false)]
     );
 }
+
+/// Opens what another size of the pictures would be opened with, and gives its name.
+fn again(broken: &Broken, candidates: &[Candidate]) -> Result<&'static str, EncodeError> {
+    let choice = EncoderChoice::Auto;
+    Encoder::open_first(choice, config(), candidates, broken, &mut |_| ()).map(|next| next.name())
+}
+
+#[test]
+fn hardware_that_broke_is_not_opened_again_for_another_size() {
+    let failing = hardware(|config, _| fake("nvenc", config, Fault::Fails(0), 0));
+    let flushing = hardware(|config, _| fake("nvenc", config, Fault::Flush, 0));
+    for candidate in [failing, flushing] {
+        let candidates = [candidate, SOFT];
+        let mut encoder = Encoder::open_among(EncoderChoice::Auto, config(), &candidates).unwrap();
+        assert_eq!(again(encoder.broken(), &candidates).unwrap(), "nvenc");
+        let mut out = EncodedQueue::new();
+        run(&mut encoder, &mut out, 0..1);
+        encoder.flush(&mut out).unwrap();
+        let broken = encoder.broken().clone();
+        drop(encoder);
+        journal();
+        assert_eq!(again(&broken, &candidates).unwrap(), "soft");
+        assert!(journal().iter().all(|line| !line.contains("nvenc")));
+    }
+}
+
+#[test]
+fn a_driver_that_gave_no_answer_is_not_asked_again_and_one_that_refused_is() {
+    let stuck = hardware(|_, _| {
+        Err(EncodeError::NoAnswer {
+            encoder: "nvenc",
+            reason: "the driver hangs".to_owned(),
+        })
+    });
+    let refusing = hardware(|_, _| {
+        Err(EncodeError::Open {
+            encoder: "nvenc",
+            reason: "too small".to_owned(),
+        })
+    });
+    let working = hardware(|config, _| fake("nvenc", config, Fault::None, 0));
+    for (first, second) in [(stuck, "soft"), (refusing, "nvenc")] {
+        let encoder = Encoder::open_among(EncoderChoice::Auto, config(), &[first, SOFT]).unwrap();
+        assert_eq!(encoder.name(), "soft");
+        assert_eq!(again(encoder.broken(), &[working, SOFT]).unwrap(), second);
+    }
+}
+
+#[test]
+fn a_library_that_failed_once_is_opened_again() {
+    let failing = Candidate {
+        open: |config, _| fake("soft", config, Fault::Flush, 0),
+        ..SOFT
+    };
+    let mut encoder = Encoder::open_among(EncoderChoice::Auto, config(), &[failing]).unwrap();
+    encoder.flush(&mut EncodedQueue::new()).unwrap();
+    assert_eq!(again(encoder.broken(), &[failing]).unwrap(), "soft");
+}

@@ -102,14 +102,21 @@ impl NvencEncoder {
     ///
     /// # Errors
     ///
-    /// [`EncodeError::Open`] with one line that says what was wanted, what was found and what would help.
+    /// [`EncodeError::Open`] with one line that says what was wanted, what was found and what would help;
+    /// [`EncodeError::NoAnswer`] with the call that a driver hangs in.
     pub fn open(config: &EncoderConfig, options: &NvencOptions) -> Result<Self, EncodeError> {
         let refused = |reason: String| EncodeError::Open {
             encoder: NAME,
             reason,
         };
         let worker = Worker::start(*config, options.clone()).map_err(refused)?;
-        let (worker, ready) = worker.wait_until_open().map_err(refused)?;
+        let answer = worker
+            .wait_until_open()
+            .map_err(|failure| EncodeError::NoAnswer {
+                encoder: NAME,
+                reason: failure.to_string(),
+            })?;
+        let (worker, ready) = answer.map_err(refused)?;
         let plan = &ready.opened.plan;
         log::info!(
             "nvenc: {} {}x{} on {}, driver API {}, {} b-frames, {}",

@@ -104,20 +104,18 @@ impl Worker {
         })
     }
 
-    /// Waits for the session.
+    /// Waits for the session, or for why there is none, in one line.
     ///
     /// # Errors
     ///
-    /// Why there is none, in one line.
-    pub fn wait_until_open(mut self) -> Result<(Self, Ready), String> {
-        match self.wait(self.limits.0) {
-            Ok(Reply::Open(result)) => {
-                let ready = (*result)?;
+    /// If no answer comes: the thread is stuck or dead.
+    pub fn wait_until_open(mut self) -> Result<Result<(Self, Ready), String>, Failure> {
+        match self.wait(self.limits.0)? {
+            Reply::Open(result) => Ok((*result).map(|ready| {
                 self.device = Some(Arc::clone(&ready.device));
-                Ok((self, ready))
-            }
-            Ok(_) => unreachable!("the first answer is about opening"),
-            Err(failure) => Err(failure.to_string()),
+                (self, ready)
+            })),
+            _ => unreachable!("the first answer is about opening"),
         }
     }
 

@@ -11,7 +11,7 @@ pub enum Gpu {
     Turing,
     /// No B-frames in HEVC, no multi-pass.
     Pascal,
-    /// At most 640x480.
+    /// At most 640x480, and the VBV is the driver's own business.
     Small,
     /// No encode engine.
     None,
@@ -41,7 +41,7 @@ pub enum Silent {
 pub struct Config {
     /// `MAX_VERSION=0xB0`
     pub max_version: u32,
-    /// `HIDE=symbol:NAME`: a function of the list, or of libcuda, that is not there
+    /// `HIDE=symbol:NAME`: a function of the list that is not there
     pub hide: Vec<String>,
     /// `OPEN_STATUS=2`, `INIT_STATUS`, `MULTIPASS_STATUS`, `REGISTER_STATUS`, `MAP_STATUS`
     pub open_status: u32,
@@ -78,7 +78,8 @@ pub struct Config {
     /// `CAPS=pascal|turing|small|none`, `MIN=145x145`, `DEVICES=n`
     pub gpu: Gpu,
     pub min: Option<(u32, u32)>,
-    pub devices: u32,
+    /// Numbers of the machine's devices as the client counts them, after `CUDA_VISIBLE_DEVICES`.
+    pub devices: Vec<u32>,
     /// `LASTERROR=null|invalid-utf8|text`
     pub last_error: Option<String>,
     /// `IDLE=1`: bookkeeping only. Copies and kernels move nothing, every picture gives the first one's bytes:
@@ -150,7 +151,10 @@ impl Config {
                 let (width, height) = value.split_once('x')?;
                 Some((width.parse().ok()?, height.parse().ok()?))
             }),
-            devices: number("DEVICES").unwrap_or(1),
+            devices: visible(
+                number("DEVICES").unwrap_or(1),
+                std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref(),
+            ),
             last_error: text("LASTERROR"),
             idle: number::<u32>("IDLE") == Some(1),
             stats: text("STATS")
@@ -176,6 +180,30 @@ impl Config {
     }
 }
 
+/// The number, sixteen times, that a device has as its UUID.
+pub fn uuid_byte(device: u32) -> u8 {
+    0xE0_u8.wrapping_add(device as u8)
+}
+
+/// Which of so many devices a list lets a program see, in its order: indices, or UUIDs or their beginnings. As CUDA
+/// documents it, what follows an entry that is no device does not count.
+fn visible(devices: u32, list: Option<&str>) -> Vec<u32> {
+    let Some(list) = list else {
+        return (0..devices).collect();
+    };
+    let device = |entry: &str| -> Option<u32> {
+        match entry.trim().to_ascii_lowercase().strip_prefix("gpu-") {
+            None => entry.trim().parse().ok().filter(|index| *index < devices),
+            Some(digits) => (0..devices).find(|device| {
+                let uuid = format!("{:02x}", uuid_byte(*device)).repeat(16);
+                let digits: String = digits.chars().filter(|c| *c != '-').collect();
+                !digits.is_empty() && uuid.starts_with(&digits)
+            }),
+        }
+    };
+    list.split(',').map_while(device).collect()
+}
+
 fn text(name: &str) -> Option<String> {
     std::env::var(format!("NVENC_EMU_{name}")).ok()
 }
@@ -195,4 +223,26 @@ fn word_at<T: Copy>(name: &str, words: &[(&str, T)]) -> Option<(T, u64)> {
     let (word, at) = value.split_once('@').unwrap_or((&value, "0"));
     let (_, meaning) = words.iter().find(|(known, _)| *known == word)?;
     Some((*meaning, at.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    // CUDA C++ Programming Guide, "CUDA Environment Variables": CUDA_VISIBLE_DEVICES.
+    #[test]
+    fn devices_are_counted_anew_in_the_order_of_the_list() {
+        for (list, seen) in [
+            (None, &[0, 1, 2][..]),
+            (Some(""), &[]),
+            (Some("2,0"), &[2, 0]),
+            (Some("1"), &[1]),
+            (Some("0,7,1"), &[0]),
+            (Some("-1,0"), &[]),
+            (Some("GPU-e1e1,GPU-E0E0E0E0-e0"), &[1, 0]),
+            (Some("GPU-ff"), &[]),
+        ] {
+            assert_eq!(visible(3, list), seen, "{list:?}");
+        }
+    }
 }

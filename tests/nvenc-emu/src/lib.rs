@@ -33,3 +33,5 @@ mod picture;
 mod planes;
 mod session;
 mod validate;
+
+pub use stream::hold;

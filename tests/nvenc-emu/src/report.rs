@@ -123,7 +123,10 @@ pub fn leak(what: String) {
 
 /// Writes the file anew, whole or not at all.
 pub fn write() {
+    /// One at a time: the last one that is written is the last one that was taken.
+    static WRITING: Mutex<()> = Mutex::new(());
     let Some(path) = &config().stats else { return };
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let snapshot = stats().clone();
     let Ok(json) = serde_json::to_vec_pretty(&snapshot) else {
         return;

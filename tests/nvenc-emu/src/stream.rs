@@ -1,11 +1,20 @@
 //! Streams and events. Work is really asynchronous: each stream has a thread and a queue.
 
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::config::config;
+
+/// Taken for a moment before each piece of work.
+static GATE: Mutex<()> = Mutex::new(());
+
+/// Keeps what is queued on streams from beginning, for as long as this is held: a test that has to be ahead of the
+/// GPU is, whatever the machine does meanwhile.
+pub fn hold() -> MutexGuard<'static, ()> {
+    GATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -49,6 +58,7 @@ impl Stream {
         let theirs = Arc::clone(&progress);
         let thread = std::thread::spawn(move || {
             for work in receiver {
+                drop(hold());
                 work();
                 theirs.lock().1 += 1;
                 theirs.changed.notify_all();

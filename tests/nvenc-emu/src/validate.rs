@@ -65,6 +65,11 @@ pub fn most_b_frames(hevc: bool) -> i32 {
     }
 }
 
+/// Whether a client may size the VBV.
+fn custom_vbv() -> bool {
+    config().gpu != Gpu::Small
+}
+
 /// The value of a capability by its number in the header; `None` for a number that is not one.
 pub fn capability(hevc: bool, cap: u32) -> Option<i32> {
     let (least, most) = limits(hevc);
@@ -77,7 +82,8 @@ pub fn capability(hevc: bool, cap: u32) -> Option<i32> {
         14 => 10,
         16 => most.0 as i32,
         17 => most.1 as i32,
-        19..=22 | 25 | 26 | 28 | 34 | 37 | 38 => 1,
+        26 => i32::from(custom_vbv()),
+        19..=22 | 25 | 28 | 34 | 37 | 38 => 1,
         31 => 262_144,
         32 => 983_040,
         33 => 1,
@@ -328,6 +334,9 @@ fn rate_control(call: &str, nv: &NV_ENC_CONFIG, api: (u32, u32)) -> Result<(), u
     }
     if rc.maxBitRate != 0 && rc.maxBitRate < rc.averageBitRate {
         return bad("maxBitRate is below averageBitRate".to_owned());
+    }
+    if rc.vbvBufferSize != 0 && !custom_vbv() {
+        return bad("vbvBufferSize without the capability".to_owned());
     }
     if rc.vbvInitialDelay > rc.vbvBufferSize {
         return bad("vbvInitialDelay is above vbvBufferSize".to_owned());

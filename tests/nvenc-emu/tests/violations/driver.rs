@@ -3,6 +3,7 @@
 use std::ptr::null_mut;
 
 use nvenc_emu::cuda::*;
+use nvenc_emu::hold;
 use nvenc_emu::report::Class::{E, P};
 
 use crate::client::*;
@@ -22,11 +23,10 @@ pub const CONTROLS: &[Control] = &[
         let mut client = Client::ready();
         let mut upload = null_mut();
         assert_eq!(cuda!(cuStreamCreate(&raw mut upload, 1)), 0);
-        for _ in 0..2000 {
-            let bytes = PITCH as usize * HEIGHT as usize * 3 / 2;
-            assert_eq!(cuda!(cuMemsetD8Async(client.surface, 1, bytes, upload)), 0);
-        }
+        let held = hold();
+        assert_eq!(cuda!(cuMemsetD8Async(client.surface, 1, 64, upload)), 0);
         assert_eq!(cuda!(cuMemFree_v2(client.surface)), 0);
+        drop(held);
         client.surface = 0;
         cuda!(cuStreamDestroy_v2(upload));
     }),
@@ -135,6 +135,7 @@ fn pending_copy(unmap: bool) {
     cuda!(cuStreamSynchronize(upload));
     let memory = shared_mapping(libc::PROT_READ, libc::MAP_SHARED);
     assert_eq!(cuda!(cuMemHostRegister_v2(memory, 8192, READ_ONLY)), 0);
+    let held = hold();
     assert_eq!(
         cuda!(cuMemcpyHtoDAsync_v2(client.surface, memory, 8192, upload)),
         0
@@ -142,10 +143,12 @@ fn pending_copy(unmap: bool) {
     if unmap {
         // SAFETY: mapped above; that something still wants it is the point.
         unsafe { libc::munmap(memory, 8192) };
+        drop(held);
         cuda!(cuStreamSynchronize(upload));
         cuda!(cuMemHostUnregister(memory));
     } else {
         assert_eq!(cuda!(cuMemHostUnregister(memory)), 0);
+        drop(held);
         cuda!(cuStreamSynchronize(upload));
         // SAFETY: mapped above, and nothing wants it any more.
         unsafe { libc::munmap(memory, 8192) };

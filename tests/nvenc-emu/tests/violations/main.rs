@@ -3,8 +3,10 @@
 
 #![cfg(feature = "driver")]
 
+mod clauses;
 mod client;
 mod driver;
+mod leaks;
 mod session;
 
 use std::collections::BTreeSet;
@@ -14,17 +16,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use client::*;
 use nvenc_emu::cuda::*;
+use nvenc_emu::hold;
 use nvenc_emu::report::{Class, stats};
 
-/// The emulator is one driver for the whole process.
+/// The emulator is one driver for the whole process. Tests that do without it wait too: a thread that starts maps
+/// memory, perhaps where a control has just unmapped some.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Takes the driver, and makes its copies slow enough to be overtaken.
+/// Takes the driver.
 fn alone() -> MutexGuard<'static, ()> {
-    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: under the lock, and the emulator reads its environment after it.
-    unsafe { std::env::set_var("NVENC_EMU_COPY_DELAY_US", "50000") };
-    guard
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What one wrong thing leads to.
@@ -56,7 +57,8 @@ const fn control(rule: &'static str, class: Class, run: fn()) -> Control {
 }
 
 fn controls() -> impl Iterator<Item = &'static Control> {
-    session::CONTROLS.iter().chain(driver::CONTROLS)
+    let first = session::CONTROLS.iter().chain(driver::CONTROLS);
+    first.chain(clauses::CONTROLS)
 }
 
 #[test]
@@ -111,6 +113,7 @@ fn a_client_that_does_nothing_wrong_is_left_alone() {
 
 #[test]
 fn every_rule_of_the_emulator_has_its_control() {
+    let _one = alone();
     let mut rules = BTreeSet::new();
     for text in sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
         let flat: String = text.split_whitespace().collect();
@@ -165,10 +168,12 @@ fn a_file_that_is_shortened_under_a_copy_is_no_fault_of_the_client() {
         )
     };
     assert_eq!(cuda!(cuMemHostRegister_v2(memory, 8192, READ_ONLY)), 0);
+    let held = hold();
     let copy = cuda!(cuMemcpyHtoDAsync_v2(client.surface, memory, 8192, upload));
     assert_eq!(copy, 0);
     // SAFETY: the file made above.
     assert_eq!(unsafe { libc::ftruncate(file, 0) }, 0);
+    drop(held);
     cuda!(cuStreamSynchronize(upload));
     assert_eq!(cuda!(cuMemHostUnregister(memory)), 0);
     cuda!(cuStreamDestroy_v2(upload));

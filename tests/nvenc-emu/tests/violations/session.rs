@@ -3,6 +3,7 @@
 use std::ptr::null_mut;
 
 use nvenc_emu::cuda::*;
+use nvenc_emu::hold;
 use nvenc_emu::nvenc::NvEncodeAPICreateInstance;
 use nvenc_emu::report::Class::{E, P};
 use nvenc_sys::*;
@@ -298,20 +299,15 @@ pub const CONTROLS: &[Control] = &[
     control("writes-pending", P, || {
         let mut client = Client::ready();
         let mut upload = null_mut();
-        let mut fence = null_mut();
         assert_eq!(cuda!(cuStreamCreate(&raw mut upload, 1)), 0);
-        assert_eq!(cuda!(cuEventCreate(&raw mut fence, 2)), 0);
-        // Enough work in front of the last write that the picture is submitted before it.
-        for _ in 0..2000 {
-            let bytes = PITCH as usize * HEIGHT as usize * 3 / 2;
-            assert_eq!(cuda!(cuMemsetD8Async(client.surface, 1, bytes, upload)), 0);
-        }
+        let held = hold();
+        assert_eq!(cuda!(cuMemsetD8Async(client.surface, 1, 64, upload)), 0);
         let (_, input) = client.map();
         let params = client.picture(input);
         assert_eq!(client.encode(params), 0);
+        drop(held);
         cuda!(cuStreamSynchronize(upload));
         cuda!(cuStreamDestroy_v2(upload));
-        cuda!(cuEventDestroy_v2(fence));
     }),
     control("red-zone", P, || {
         let client = Client::ready();

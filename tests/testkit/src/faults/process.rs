@@ -1,6 +1,6 @@
 //! The streamer as a child process, and what the system says about it while it runs.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -184,7 +184,7 @@ pub struct Streamer {
 }
 
 impl Streamer {
-    /// Starts it with `arguments`, its output and report in the folder of `case`.
+    /// Starts it with `arguments` and additions to its environment, its output and report in the folder of `case`.
     ///
     /// # Errors
     ///
@@ -193,12 +193,13 @@ impl Streamer {
         case: &Case,
         tag: &str,
         arguments: impl IntoIterator<Item = A>,
+        environment: &[(String, OsString)],
     ) -> io::Result<Self> {
         let log = case.path(&format!("{tag}.log"));
         let report = case.path(&format!("{tag}-report.json"));
         let output = File::create(&log)?;
         let mut command = Command::new(case.binary("cvmmap_streamer"));
-        command.args(arguments);
+        command.args(arguments).envs(environment.iter().cloned());
         if !command.get_args().any(|argument| argument == "--nats-url") {
             command.arg("--no-nats");
         }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::error::Error;
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -23,6 +24,10 @@ pub struct Setup {
     pub fps: u32,
     /// Further flags of the streamer.
     pub flags: Vec<String>,
+    /// In place of the suite's.
+    pub encoder: Option<&'static str>,
+    /// Added to the streamer's.
+    pub environment: Vec<(String, OsString)>,
     /// Where the streamer sends, if not straight to the probe.
     pub via: Option<u16>,
     pub first_id: u32,
@@ -39,6 +44,8 @@ impl Default for Setup {
             height: 360,
             fps: 30,
             flags: Vec::new(),
+            encoder: None,
+            environment: Vec::new(),
             via: None,
             first_id: 0,
             tag: "streamer".to_owned(),
@@ -135,10 +142,10 @@ impl Rig {
         feed.id = setup.first_id;
         prepare(&mut feed);
         let endpoint = format!("127.0.0.1:{}", setup.via.unwrap_or(probe.port));
-        let mut arguments = stream_flags(case);
+        let mut arguments = stream_flags(case, setup.encoder);
         arguments.extend(["--rtp".to_owned(), "--rtp-endpoint".to_owned(), endpoint]);
         arguments.extend(setup.flags.iter().cloned());
-        let mut streamer = Streamer::start(case, &setup.tag, &arguments)?;
+        let mut streamer = Streamer::start(case, &setup.tag, &arguments, &setup.environment)?;
         let limit = Duration::from_secs(20);
         if !feed.run_until(setup.fps, limit, |_| probe.count() > 0)? {
             let ended = streamer.process.wait(Duration::ZERO).map(|e| e.code());
@@ -295,7 +302,7 @@ impl Rig {
 }
 
 /// The flags that say which producer and how to encode.
-pub fn stream_flags(case: &Case) -> Vec<String> {
+pub fn stream_flags(case: &Case, encoder: Option<&str>) -> Vec<String> {
     let (label, prefix) = (&case.names.label, case.settings.sockets.display());
     let uri = format!("cvmmap://{label}@{prefix}");
     [
@@ -304,7 +311,7 @@ pub fn stream_flags(case: &Case) -> Vec<String> {
         "--codec",
         "h264",
         "--encoder",
-        &case.settings.encoder,
+        encoder.unwrap_or(&case.settings.encoder),
         "--embed-timestamps",
     ]
     .map(ToOwned::to_owned)

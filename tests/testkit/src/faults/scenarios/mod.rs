@@ -1,5 +1,6 @@
 //! The faults, one function each. A function plays the fault, or the control that its check has to complain about.
 
+mod encoder;
 mod host;
 mod nats;
 mod network;
@@ -35,6 +36,7 @@ pub const ALL: &[Scenario] = &[
     rtmp::RTMP_HOSTILE,
     nats::NATS_LOST,
     host::SLOW_ENCODER,
+    encoder::ENCODER_FAILS,
     host::SIGTERM,
     host::DISK_FULL,
     host::DESCRIPTORS,
