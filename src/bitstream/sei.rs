@@ -62,6 +62,44 @@ pub fn read_user_data(codec: Codec, nal: NalUnit<'_>, uuid: &[u8; 16], out: &mut
     }
 }
 
+/// How many pictures behind this one a decoder that starts here shows all of the picture: the
+/// `recovery_frame_cnt` of H.264 (section D.1.8) or the `recovery_poc_cnt` of H.265 (section
+/// D.2.8, where one picture is taken as one count), of the first recovery point message.
+pub fn read_recovery_point(codec: Codec, nal: NalUnit<'_>) -> Option<u32> {
+    let is_sei = match codec {
+        Codec::H264 => nal.type_code(codec) == 6,
+        Codec::H265 => nal.type_code(codec) == 39,
+    };
+    let mut rbsp = unescaped(nal.bytes().get(NalUnit::header_len(codec)..)?);
+    if !is_sei {
+        return None;
+    }
+    loop {
+        let (kind, size) = (sei_number(&mut rbsp)?, sei_number(&mut rbsp)?);
+        if kind == RECOVERY_POINT {
+            // The number is the first of the message: an Exp-Golomb code of up to 63 bits.
+            let mut word = [0; 8];
+            let have = word.len().min(size as usize);
+            for byte in &mut word[..have] {
+                *byte = rbsp.next()?;
+            }
+            let word = u64::from_be_bytes(word);
+            let zeros = word.leading_zeros();
+            let code = word.checked_shr(63_u32.checked_sub(2 * zeros)?)? - 1;
+            let code = u32::try_from(code).ok()?;
+            return Some(match codec {
+                Codec::H264 => code,
+                // se(v): 1, -1, 2, -2, ...; a negative one is shown whole already.
+                Codec::H265 if code % 2 == 1 => code.div_ceil(2),
+                Codec::H265 => 0,
+            });
+        }
+        if size > 0 {
+            rbsp.nth(size as usize - 1)?;
+        }
+    }
+}
+
 /// When a picture was captured and when the encoder was done with it, as
 /// `docs/embedded-timestamps.md` lays it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +161,7 @@ fn sei_number(rbsp: &mut impl Iterator<Item = u8>) -> Option<u32> {
 }
 
 const USER_DATA_UNREGISTERED: u8 = 5;
+const RECOVERY_POINT: u32 = 6;
 /// Not used for reference, type 6.
 const H264_SEI: u8 = 6;
 /// PREFIX_SEI_NUT (39), layer 0, temporal id 0.
@@ -132,6 +171,28 @@ const H265_PREFIX_SEI: [u8; 2] = [39 << 1, 1];
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Codes written by hand after section 9.1: 0 is `1`, 5 is `00110`, 29 is `000011110`.
+    #[test]
+    fn a_recovery_point_tells_when_the_picture_is_whole() {
+        let h264 = |sei: &[u8]| read_recovery_point(Codec::H264, NalUnit(sei));
+        // recovery_frame_cnt, exact_match 1, broken_link 0, changing_slice_group 00, stop bit
+        assert_eq!(h264(&[6, 6, 1, 0b1100_0100, 0x80]), Some(0));
+        assert_eq!(h264(&[6, 6, 1, 0b0011_0100, 0x80]), Some(5));
+        assert_eq!(h264(&[6, 6, 2, 0b0000_1111, 0b0100_0100, 0x80]), Some(29));
+        // Behind another message, and none at all.
+        assert_eq!(h264(&[6, 5, 2, 9, 9, 6, 1, 0b0011_0100, 0x80]), Some(5));
+        assert_eq!(h264(&[6, 5, 2, 9, 9, 0x80]), None);
+        for end in 0..4 {
+            assert_eq!(h264(&[6, 6, 1, 0b0011_0100][..end]), None);
+        }
+        assert_eq!(h264(&[6, 6, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0x80]), None);
+        assert_eq!(h264(&[0x67, 6, 1, 0b0011_0100, 0x80]), None);
+        // se(v): 3 is the code number 5, -1 is 2 (`011`).
+        let h265 = |byte| read_recovery_point(Codec::H265, NalUnit(&[39 << 1, 1, 6, 1, byte]));
+        assert_eq!(h265(0b0011_0100), Some(3));
+        assert_eq!(h265(0b0110_1000), Some(0));
+    }
 
     const STAMP: FrameStamp = FrameStamp {
         capture_unix_ns: 0x0000_0001_0203_0405,

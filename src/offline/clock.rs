@@ -74,7 +74,7 @@ impl FrameClock {
 const SMALLEST_STEP: u64 = 11_112;
 /// A larger step is a clock that was set, not a pause, and more than a sample can last (2^32
 /// ticks are 13 hours).
-const LARGEST_STEP: u64 = 6 * 3600 * 1_000_000_000;
+pub const LARGEST_STEP: u64 = 6 * 3600 * 1_000_000_000;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::{FrameClock, Timing};
 use super::decoding::threads;
-use super::encode::{Canvas, EncodeOptions, Encoded, VideoFormat, encode};
+use super::encode::{Canvas, EncodeOptions, Encoded, Undrawn, VideoFormat, encode};
 use super::error::OfflineError;
 use super::input::{Input, SourcePicture};
 use super::output::OutputFile;
@@ -177,6 +177,7 @@ fn view_and_encode(
     let mut clock = FrameClock::new(job.timing, format.rate);
     let feed = |mut canvas: Canvas| {
         let mut other_sizes = 0;
+        let mut drawn = Ok(());
         let pictures = std::iter::once(first).chain(pictures);
         for picture in pictures {
             let host = picture.pixels.on_host();
@@ -185,10 +186,8 @@ fn view_and_encode(
                 continue;
             }
             let time = clock.place(picture.timestamp_ns);
-            if canvas
-                .draw(time, |planes| view.render(host, planes))
-                .is_err()
-            {
+            drawn = canvas.draw(time, |planes| view.render(host, planes));
+            if drawn.is_err() {
                 break;
             }
         }
@@ -203,7 +202,7 @@ fn view_and_encode(
                 clock.odd_steps()
             ));
         }
-        Ok(())
+        drawn.or_else(Undrawn::into_result)
     };
     let coded = encode(&job.encode, &format, output, progress, feed)?;
     Ok(Some((coded, shape)))

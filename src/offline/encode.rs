@@ -62,24 +62,46 @@ pub struct Canvas {
     count: u32,
     /// For surfaces that are no host memory.
     packed: Option<(I420Surface, Vec<u8>)>,
+    /// What the surfaces belong to, as the operator knows it.
+    encoder: &'static str,
 }
 
-/// The encode stage has ended; so should the drawing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed;
+/// Why a picture was not taken; the drawing ends with it.
+#[derive(Debug)]
+pub enum Undrawn {
+    /// The encode stage has ended, and says itself why.
+    Closed,
+    /// The picture did not reach its surface. The video would lack it, so it is as bad as an
+    /// encoder that broke.
+    Upload(OfflineError),
+}
+
+impl Undrawn {
+    /// What the drawing thread returns.
+    ///
+    /// # Errors
+    ///
+    /// The reason, where the encode stage does not know it.
+    pub fn into_result(self) -> Result<(), OfflineError> {
+        match self {
+            Self::Closed => Ok(()),
+            Self::Upload(error) => Err(error),
+        }
+    }
+}
 
 impl Canvas {
     /// Waits for a free surface, lets `draw` fill it, and sends it on to be shown at `time`.
     ///
     /// # Errors
     ///
-    /// If the encode stage has ended.
+    /// If the encode stage has ended, or the surface could not take the picture.
     pub fn draw(
         &mut self,
         time: MediaTime,
         draw: impl FnOnce(&mut I420PlanesMut<'_>),
-    ) -> Result<(), Closed> {
-        let mut surface = self.free.recv().map_err(|_| Closed)?;
+    ) -> Result<(), Undrawn> {
+        let mut surface = self.free.recv().map_err(|_| Undrawn::Closed)?;
         match surface.get_mut::<I420Surface>() {
             Some(host) => draw(&mut host.planes_mut()),
             None => {
@@ -91,15 +113,22 @@ impl Canvas {
                 pack_yuyv(host, bytes);
                 let view = FrameView::from_slice(self.info, bytes);
                 surface.fill(&view).map_err(|error| {
-                    log::error!("{error}");
-                    Closed
+                    Undrawn::Upload(OfflineError::EncoderBroke {
+                        frames: u64::from(self.count),
+                        source: EncodeError::Failed {
+                            encoder: self.encoder,
+                            call: "upload",
+                            status: 0,
+                            detail: error.to_string(),
+                        },
+                    })
                 })?;
             }
         }
         self.send(surface, time)
     }
 
-    fn send(&mut self, surface: SurfaceLease, time: MediaTime) -> Result<(), Closed> {
+    fn send(&mut self, surface: SurfaceLease, time: MediaTime) -> Result<(), Undrawn> {
         self.count += 1;
         let info = FrameInfo {
             frame_id: self.count,
@@ -113,7 +142,7 @@ impl Canvas {
             time,
             trace: FrameTrace::default(),
         };
-        self.filled.send(snapshot).map_err(|_| Closed)
+        self.filled.send(snapshot).map_err(|_| Undrawn::Closed)
     }
 }
 
@@ -170,6 +199,7 @@ pub fn encode(
         info: frame_info(format),
         count: 0,
         packed: None,
+        encoder: encoder.name(),
     };
     std::thread::scope(|scope| {
         let feed = std::thread::Builder::new()
@@ -232,8 +262,8 @@ impl Stage<'_> {
             };
             let outcome = self.encoder.encode(picture, &mut self.queue);
             match outcome {
-                Ok(Outcome::Taken | Outcome::LeftOut) => {}
-                Ok(Outcome::Replaced | Outcome::Stale) => {
+                Ok(Outcome::Taken) => {}
+                Ok(Outcome::LeftOut | Outcome::Replaced | Outcome::Stale) => {
                     return Err(self.broke("it was replaced in the middle of the run"));
                 }
                 Err(source) => {
@@ -251,8 +281,9 @@ impl Stage<'_> {
             self.write()?;
             let frames = self.writer.samples();
             flushed.map_err(|source| OfflineError::EncoderBroke { frames, source })?;
-            if self.encoder.counters().lost > 0 {
-                return Err(self.broke("pictures at the end are lost"));
+            // Each picture that went in is one of the file, whoever lost it.
+            if self.encoder.counters().pictures != frames {
+                return Err(self.broke("pictures are lost"));
             }
         }
         Ok(())

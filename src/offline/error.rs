@@ -33,6 +33,10 @@ pub enum OfflineError {
     Mux { path: PathBuf, detail: String },
     #[error("the recordings have no time in common: {0}")]
     NoOverlap(String),
+    #[error(
+        "a clock was set during the recording, so its frames have no place beside the others: {0}"
+    )]
+    Clock(String),
     #[error("the ZED SDK cannot be used: {0}")]
     Sdk(String),
     #[error("interrupted")]

@@ -273,8 +273,8 @@ fn draw(
             }
             overlay::draw(planes, &text);
         });
-        if drawn.is_err() {
-            break;
+        if let Err(undrawn) = drawn {
+            return undrawn.into_result();
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::OfflineError;
@@ -29,12 +29,14 @@ impl OutputFile {
         }
         let io = |error| OfflineError::output(&part, error);
         loop {
-            // Not truncated before the lock is held: it may be another's.
+            // Not truncated before the lock is held: it may be another's. No link is followed: what
+            // it leads to is not ours.
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                 .open(&part)
                 .map_err(io)?;
             match file.try_lock() {
@@ -48,8 +50,11 @@ impl OutputFile {
             }
             // The holder before us may have given the file its name between our two calls; then
             // the lock is on a finished recording, and the name is free again.
-            if same_file(&file, &part) {
-                file.set_len(0).map_err(io)?;
+            if !same_file(&file, &part) {
+                continue;
+            }
+            let found = file.metadata().map_err(io)?;
+            if found.is_file() && found.len() == 0 && found.nlink() == 1 {
                 return Ok(Self {
                     path: path.to_owned(),
                     part,
@@ -57,6 +62,8 @@ impl OutputFile {
                     named: false,
                 });
             }
+            // Left by a crash. Its name is taken away and not its content: that may have another.
+            fs::remove_file(&part).map_err(io)?;
         }
     }
 
@@ -119,9 +126,42 @@ pub fn partial_name(path: &Path) -> PathBuf {
     path.with_extension("partial.mp4")
 }
 
+/// Refuses an output that would take the place of a recording: by its own name, or by those that
+/// it has until it is whole or where it is interrupted.
+///
+/// # Errors
+///
+/// A usage error that names the recording.
+pub fn refuse_recordings(output: &Path, recordings: &[PathBuf]) -> Result<(), OfflineError> {
+    for name in names_of(output) {
+        if let Some(recording) = recordings.iter().find(|path| is_same_file(path, &name)) {
+            return Err(OfflineError::Usage(format!(
+                "--output {}: {} is the recording {}; choose another name",
+                output.display(),
+                name.display(),
+                recording.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The names that writing `output` gives to files: its own, and those of an unfinished one.
+pub fn names_of(output: &Path) -> [PathBuf; 3] {
+    [
+        output.to_owned(),
+        with_suffix(output, ".part"),
+        partial_name(output),
+    ]
+}
+
 /// Whether two names lead to the same file.
 pub fn is_same_file(one: &Path, other: &Path) -> bool {
-    one == other || File::open(one).is_ok_and(|file| same_file(&file, other))
+    let id = |path| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    one == other || id(one).is_some_and(|one| Some(one) == id(other))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -200,6 +240,33 @@ mod tests {
         assert!(is_same_file(&path, &dir.path().join("b.mp4")));
         assert!(!is_same_file(&path, &dir.path().join("c.mp4")));
         assert!(!is_same_file(&path, &dir.path().join("d.mp4")));
+    }
+
+    #[test]
+    fn an_output_in_a_recordings_place_is_refused_under_each_of_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let recordings = [at("b.svo2"), at("a.svo2")];
+        recordings.iter().for_each(|path| {
+            fs::write(path, "pictures").unwrap();
+        });
+        std::os::unix::fs::symlink("a.svo2", at("link.mp4")).unwrap();
+        fs::hard_link(at("a.svo2"), at("x.mp4.part")).unwrap();
+        fs::hard_link(at("b.svo2"), at("y.partial.mp4")).unwrap();
+        for bad in ["a.svo2", "b.svo2", "link.mp4", "x.mp4", "y.mp4"] {
+            let error = refuse_recordings(&at(bad), &recordings).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad}: {error}");
+            assert!(error.to_string().contains(".svo2; choose"), "{error}");
+        }
+        refuse_recordings(&at("c.mp4"), &recordings).unwrap();
+
+        // And where nobody has looked: an unfinished name that leads elsewhere is not written to.
+        OutputFile::create(&at("x.mp4")).unwrap();
+        std::os::unix::fs::symlink("b.svo2", at("z.mp4.part")).unwrap();
+        OutputFile::create(&at("z.mp4")).unwrap_err();
+        for path in &recordings {
+            assert_eq!(fs::read(path).unwrap(), b"pictures");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The common time of several recordings: where a grid starts and ends, and which frame of each
 //! it shows (contract section 5).
 
+use super::clock::LARGEST_STEP;
 use super::error::OfflineError;
+use super::overlay;
 use crate::encode::FrameRate;
 
 /// The output frames of a grid.
@@ -17,14 +19,24 @@ impl GridTimeline {
     ///
     /// # Errors
     ///
-    /// If the recordings, of which none is empty, have no time in common; `names` are for the
-    /// message.
+    /// If the recordings, of which none is empty, have no time in common, or the clock of one was
+    /// set while it recorded; `names` are for the message.
     pub fn new(
         times: &[Vec<u64>],
         names: &[String],
         rate: FrameRate,
         seconds: Option<f64>,
     ) -> Result<Self, OfflineError> {
+        for (times, name) in times.iter().zip(names) {
+            if let Some(at) = clock_was_set(times) {
+                let (before, after) = (times[at - 1], times[at]);
+                return Err(OfflineError::Clock(format!(
+                    "{name}: frame {at} was taken at {} and the one before it at {}",
+                    overlay::clock_text(after),
+                    overlay::clock_text(before)
+                )));
+            }
+        }
         let first = |times: &Vec<u64>| times.first().copied().unwrap_or(u64::MAX);
         let last = |times: &Vec<u64>| times.last().copied().unwrap_or(0);
         let start_ns = times.iter().map(first).max().unwrap_or(0);
@@ -53,6 +65,13 @@ impl GridTimeline {
             (seconds * rate.per_second()).ceil() as u64
         });
         timeline.frames = whole.min(wanted.max(1));
+        if timeline.frames > MOST_FRAMES {
+            return Err(OfflineError::Usage(format!(
+                "{} frames are more than a grid can have ({MOST_FRAMES}): lower --fps or set \
+                 --duration-seconds",
+                timeline.frames
+            )));
+        }
         Ok(timeline)
     }
 
@@ -100,12 +119,26 @@ impl GridTimeline {
     }
 }
 
+/// The first frame whose time does not follow from the one before by any pause or reordering, but
+/// by a clock that was set: there is no telling when it was taken beside the other cameras'.
+fn clock_was_set(times: &[u64]) -> Option<usize> {
+    let set = |pair: &[u64]| match pair[1].checked_sub(pair[0]) {
+        Some(ahead) => ahead > LARGEST_STEP,
+        None => pair[0] - pair[1] > LARGEST_STEP_BACK,
+    };
+    Some(times.windows(2).position(set)? + 1)
+}
+
 /// `k` periods, rounded once.
 pub fn offset_ns(rate: FrameRate, k: u64) -> u64 {
     let (num, den) = (u128::from(rate.num), u128::from(rate.den));
     let ns = (u128::from(k) * den * 2_000_000_000 + num) / (num * 2);
     u64::try_from(ns).unwrap_or(u64::MAX)
 }
+
+const LARGEST_STEP_BACK: u64 = 1_000_000_000;
+/// Nearly two days at 30 frames per second; what is kept for each is in memory.
+const MOST_FRAMES: u64 = 5_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -178,6 +211,51 @@ mod tests {
         );
         assert_eq!(error.exit_code(), 1);
     }
+
+    #[test]
+    fn a_clock_that_was_set_and_a_grid_without_end_are_refused() {
+        let even: Vec<u64> = (0..100).map(|n| UNIX + n * 40_000_000).collect();
+        let grid = |second: Vec<u64>, num| {
+            let rate = FrameRate { num, den: 1 };
+            GridTimeline::new(&[even.clone(), second], &names(2), rate, None)
+        };
+        // Set by ten years, forward and back, and by an hour back.
+        let years = 315_360_000_000_000_000;
+        for (at, step) in [
+            (50, years),
+            (1, years),
+            (99, -years),
+            (50, -3_600_000_000_000),
+        ] {
+            let mut times = even.clone();
+            times[at..]
+                .iter_mut()
+                .for_each(|time| *time = time.wrapping_add_signed(step));
+            let error = grid(times, 25).unwrap_err();
+            assert_eq!(error.exit_code(), 1);
+            let text = error.to_string();
+            assert!(
+                text.contains(&format!("zed2: frame {at} was taken at ")),
+                "{text}"
+            );
+        }
+        // A pause of an hour is none, nor are two frames that changed places.
+        let mut pause = even.clone();
+        pause[50..]
+            .iter_mut()
+            .for_each(|time| *time += 3_600_000_000_000);
+        assert_eq!(grid(pause, 25).unwrap().frames(), 100);
+        let mut swapped = even.clone();
+        swapped.swap(10, 11);
+        assert_eq!(grid(swapped, 25).unwrap().frames(), 100);
+        // Within their bounds, but too often.
+        let slow: Vec<u64> = (0..20).map(|n| UNIX + n * 18_000_000_000_000).collect();
+        let rate = FrameRate { num: 1000, den: 1 };
+        let error = GridTimeline::new(&[slow.clone(), slow], &names(2), rate, None).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+    }
+
+    const UNIX: u64 = 1_773_806_381_000_000_000;
 
     #[test]
     fn periods_are_rounded_once() {

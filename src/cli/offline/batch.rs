@@ -2,6 +2,7 @@
 //! crash or a lost GPU costs one file only.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +15,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::{EncoderArgs, RangeArgs, ViewArgs};
 use crate::cli::say;
 use crate::offline::error::exit;
+use crate::offline::output::names_of;
 use crate::offline::progress::{Progress, ProgressChoice};
+use crate::offline::svo::version_of;
 use crate::pipeline::stop::StopToken;
 
 /// Converts folders of ZED recordings to MP4, each beside its recording
@@ -85,6 +88,25 @@ enum Plan {
     Skip,
     /// Another recording before it has the same MP4.
     Clash(PathBuf),
+    /// A recording has the place of its MP4.
+    Recording(PathBuf),
+    /// A folder that cannot be read.
+    Unreadable(String),
+}
+
+impl Plan {
+    /// Why nothing can be done.
+    fn failure(&self) -> Option<String> {
+        match self {
+            Self::Convert | Self::Skip => None,
+            Self::Clash(other) => Some(format!("its MP4 is that of {}", other.display())),
+            Self::Recording(other) => Some(format!(
+                "its MP4 would take the place of the recording {}",
+                other.display()
+            )),
+            Self::Unreadable(why) => Some(why.clone()),
+        }
+    }
 }
 
 /// Runs the tool and gives its exit code; errors go to standard error.
@@ -105,16 +127,16 @@ pub fn run(args: &BatchArgs, stop: &StopToken) -> u8 {
     }
     if args.dry_run {
         for item in &items {
+            let input = item.input.display();
             let verb = match item.plan {
-                Plan::Convert => "convert",
                 Plan::Skip => "skip",
-                Plan::Clash(_) => "fail",
+                Plan::Convert => "convert",
+                _ => "fail",
             };
-            say(&format!(
-                "{verb} {} -> {}",
-                item.input.display(),
-                item.output.display()
-            ));
+            say(&match &item.plan {
+                Plan::Unreadable(why) => format!("{verb} {input}: {why}"),
+                _ => format!("{verb} {input} -> {}", item.output.display()),
+            });
         }
         return exit::SUCCESS;
     }
@@ -192,13 +214,10 @@ impl Batch<'_> {
                     self.state().skipped += 1;
                     self.tell("skipped", &item, "the MP4 exists");
                 }
-                Plan::Clash(other) => {
+                Plan::Clash(_) | Plan::Recording(_) | Plan::Unreadable(_) => {
                     self.state().failed += 1;
-                    self.tell(
-                        "failed",
-                        &item,
-                        &format!("its MP4 is that of {}", other.display()),
-                    );
+                    let why = item.plan.failure().unwrap_or_default();
+                    self.tell("failed", &item, &why);
                 }
                 Plan::Convert => match self.convert(&item) {
                     Ok(line) => {
@@ -301,65 +320,104 @@ impl Batch<'_> {
 fn discover(args: &BatchArgs) -> Result<Vec<Item>, String> {
     let pattern = glob::Pattern::new(&args.pattern)
         .map_err(|error| format!("--pattern {}: {error}", args.pattern))?;
-    let mut inputs = Vec::new();
+    let mut found = Found::default();
     for given in &args.folders {
         if given.is_file() {
-            inputs.push(given.clone());
+            found.recordings.push(given.clone());
+        } else if given.is_dir() {
+            found.look_in(given, &pattern, args.recursive);
         } else {
-            look_in(given, &pattern, args.recursive, &mut inputs)
-                .map_err(|error| format!("{}: {error}", given.display()))?;
+            return Err(format!("{}: there is no such folder", given.display()));
         }
     }
-    inputs.sort();
+    found.recordings.sort();
     let mut seen = HashSet::new();
-    inputs.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
+    found
+        .recordings
+        .retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
+    let inputs: HashMap<(u64, u64), PathBuf> = found
+        .recordings
+        .iter()
+        .filter_map(|path| Some((identity(path)?, path.clone())))
+        .collect();
+    // What the pattern matches but is no recording, as an MP4 of an earlier run, may be replaced.
+    let recording_at = |name: &Path| {
+        let input = inputs.get(&identity(name)?)?;
+        version_of(input).is_ok().then(|| input.clone())
+    };
     let mut taken: HashMap<PathBuf, PathBuf> = HashMap::new();
-    Ok(inputs
-        .into_iter()
-        .map(|input| {
-            let output = input.with_extension("mp4");
-            let plan = if let Some(other) = taken.get(&output) {
-                Plan::Clash(other.clone())
-            } else if output.exists() && !args.overwrite {
-                Plan::Skip
-            } else {
-                Plan::Convert
-            };
-            taken.entry(output.clone()).or_insert_with(|| input.clone());
-            Item {
-                input,
-                output,
-                plan,
-            }
-        })
-        .collect())
+    let recordings = found.recordings.iter().map(|input| {
+        let output = input.with_extension("mp4");
+        let plan = if let Some(other) = names_of(&output).iter().find_map(|n| recording_at(n)) {
+            Plan::Recording(other)
+        } else if let Some(other) = taken.get(&output) {
+            Plan::Clash(other.clone())
+        } else if output.exists() && !args.overwrite {
+            Plan::Skip
+        } else {
+            Plan::Convert
+        };
+        taken.entry(output.clone()).or_insert_with(|| input.clone());
+        Item {
+            input: input.clone(),
+            output,
+            plan,
+        }
+    });
+    let mut items: Vec<Item> = recordings.collect();
+    items.extend(found.unreadable.into_iter().map(|(folder, error)| Item {
+        output: folder.clone(),
+        input: folder,
+        plan: Plan::Unreadable(format!("the folder cannot be read: {error}")),
+    }));
+    items.sort_by(|one, other| one.input.cmp(&other.input));
+    Ok(items)
 }
 
-fn look_in(
-    folder: &Path,
-    pattern: &glob::Pattern,
-    recursive: bool,
-    found: &mut Vec<PathBuf>,
-) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        // Links to folders are not followed: they can lead in a circle.
-        if entry.file_type()?.is_dir() {
-            if recursive {
-                look_in(&path, pattern, recursive, found)?;
-            }
-            continue;
-        }
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-            continue;
-        };
-        let unfinished = name.ends_with(".part") || name.ends_with(".partial.mp4");
-        if pattern.matches(name) && !unfinished && path.is_file() {
-            found.push(path);
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+#[derive(Default)]
+struct Found {
+    recordings: Vec<PathBuf>,
+    unreadable: Vec<(PathBuf, std::io::Error)>,
+}
+
+impl Found {
+    fn look_in(&mut self, folder: &Path, pattern: &glob::Pattern, recursive: bool) {
+        // One folder that cannot be read does not keep the others from being looked at.
+        if let Err(error) = self.read(folder, pattern, recursive) {
+            self.unreadable.push((folder.to_owned(), error));
         }
     }
-    Ok(())
+
+    fn read(
+        &mut self,
+        folder: &Path,
+        pattern: &glob::Pattern,
+        recursive: bool,
+    ) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            // Links to folders are not followed: they can lead in a circle.
+            if entry.file_type()?.is_dir() {
+                if recursive {
+                    self.look_in(&path, pattern, recursive);
+                }
+                continue;
+            }
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let unfinished = name.ends_with(".part") || name.ends_with(".partial.mp4");
+            if pattern.matches(&name) && !unfinished && path.is_file() {
+                self.recordings.push(path);
+            }
+        }
+        Ok(())
+    }
 }
 
 fn converter(args: &BatchArgs) -> Result<PathBuf, String> {

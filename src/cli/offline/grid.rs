@@ -10,7 +10,7 @@ use crate::encode::FrameRate;
 use crate::offline::error::{OfflineError, exit};
 use crate::offline::grid::{GridDone, GridJob, make_grid};
 use crate::offline::input::Input;
-use crate::offline::output::is_same_file;
+use crate::offline::output::refuse_recordings;
 use crate::offline::progress::{Progress, ProgressChoice};
 use crate::offline::timeline::GridTimeline;
 use crate::pipeline::stop::StopToken;
@@ -88,6 +88,7 @@ pub fn run(args: &GridArgs, stop: &StopToken) -> u8 {
 
 fn make(args: &GridArgs, stop: &StopToken) -> Result<GridDone, OfflineError> {
     let (inputs, output) = files(args)?;
+    refuse_recordings(&output, &inputs)?;
     let request = args.view.request();
     let open = |path: &PathBuf| Input::open(path, args.view.backend, &request);
     let recordings: Vec<Input> = inputs.iter().map(open).collect::<Result<_, _>>()?;
@@ -159,11 +160,6 @@ fn files(args: &GridArgs) -> Result<([PathBuf; 4], PathBuf), OfflineError> {
             .output
             .clone()
             .ok_or_else(|| OfflineError::Usage("--output is needed with --input".to_owned()))?;
-        if inputs.iter().any(|input| is_same_file(input, &output)) {
-            return Err(OfflineError::Usage(
-                "--output is one of the recordings".to_owned(),
-            ));
-        }
         return Ok((inputs, output));
     };
     let inputs = segment(folder)?;

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
@@ -9,7 +10,8 @@ use signal_hook::low_level::pipe;
 use crate::offline::error::exit;
 use crate::pipeline::stop::{StopReason, StopToken};
 
-/// A token that the first signal sets.
+/// A token that the first signal sets. A file that grows past its limit (`ulimit -f`) is an error
+/// of the write from here on and not the end of the process, which would leave an unfinished file.
 ///
 /// # Errors
 ///
@@ -19,6 +21,7 @@ pub fn stop_on_signals() -> std::io::Result<StopToken> {
     let (mut signals, sender) = UnixStream::pair()?;
     pipe::register(SIGINT, sender.try_clone()?)?;
     pipe::register(SIGTERM, sender)?;
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
     let token = stop.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())

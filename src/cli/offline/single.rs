@@ -10,7 +10,7 @@ use crate::cli::say;
 use crate::offline::convert::{ConvertJob, Converted, convert};
 use crate::offline::error::{OfflineError, exit};
 use crate::offline::input::Input;
-use crate::offline::output::is_same_file;
+use crate::offline::output::refuse_recordings;
 use crate::offline::progress::{Progress, ProgressChoice};
 use crate::pipeline::stop::StopToken;
 
@@ -59,17 +59,13 @@ pub fn run(args: &SingleArgs, stop: &StopToken) -> u8 {
 }
 
 fn convert_one(args: &SingleArgs, stop: &StopToken) -> Result<Converted, OfflineError> {
-    let request = args.view.request();
-    let input = Input::open(&args.input, args.view.backend, &request)?;
     let output = args
         .output
         .clone()
         .unwrap_or_else(|| args.input.with_extension("mp4"));
-    if is_same_file(&args.input, &output) {
-        return Err(OfflineError::Usage(
-            "--output is the recording itself".to_owned(),
-        ));
-    }
+    refuse_recordings(&output, std::slice::from_ref(&args.input))?;
+    let request = args.view.request();
+    let input = Input::open(&args.input, args.view.backend, &request)?;
     let (first, last, clipped) = range(&args.range, input.frames())?;
     let name = args
         .input

@@ -119,7 +119,7 @@ impl PictureDecoder for FfmpegDecoder {
         })
     }
 
-    fn flush(&mut self, out: &mut VecDeque<DecodedPicture>) {
+    fn flush(&mut self, out: &mut VecDeque<DecodedPicture>) -> Result<(), DecodeError> {
         drop(self.input.take());
         while let Ok(picture) = self.pictures.recv() {
             self.give(picture, out);
@@ -128,6 +128,8 @@ impl PictureDecoder for FfmpegDecoder {
             let _ = reader.join();
         }
         let _ = self.child.wait();
+        self.pending.clear();
+        Ok(())
     }
 }
 

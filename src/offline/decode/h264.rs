@@ -9,21 +9,21 @@ use rust_h264::nal::{NalUnitType, parse_annex_b};
 use rust_h264::threading::ThreadedDecoder;
 
 use super::samples::{Chroma, assemble, to_eight_bits};
-use super::{DecodeError, DecodedPicture, Pending, PictureDecoder, Pixels, ffmpeg};
+use super::{DecodeError, DecodedPicture, Exactness, Pending, PictureDecoder, Pixels, ffmpeg};
 
 pub struct H264Decoder {
     decoder: ThreadedDecoder,
-    threads: usize,
+    exactness: Exactness,
     pending: Pending,
     /// For what the library does not decode.
     other: Option<ffmpeg::FfmpegDecoder>,
 }
 
 impl H264Decoder {
-    pub fn new(threads: usize) -> Self {
+    pub fn new(exactness: Exactness) -> Self {
         Self {
-            decoder: ThreadedDecoder::new(threads),
-            threads,
+            decoder: ThreadedDecoder::new(exactness.threads()),
+            exactness,
             pending: Pending::default(),
             other: None,
         }
@@ -77,33 +77,57 @@ impl PictureDecoder for H264Decoder {
                 return other.decode(index, payload, out);
             }
             match self.decoder.decode_nal(&nal) {
-                Ok(frames) => frames.into_iter().for_each(|frame| self.give(frame, out)),
+                Ok(frames) if result.is_ok() => {
+                    frames.into_iter().for_each(|frame| self.give(frame, out));
+                }
+                // Behind an error it is not known which frame a picture is of.
+                Ok(_) => {}
                 Err(error) => {
                     let detail = error.to_string();
-                    result = Err(match error {
+                    let error = match error {
                         error::DecodeError::Unsupported(_) => {
                             DecodeError::Unsupported { index, detail }
                         }
                         _ => DecodeError::Damaged { index, detail },
-                    });
+                    };
+                    result = result.and(Err(error));
                 }
             }
         }
+        if self.exactness == Exactness::Exact {
+            // The library's flush ends the picture and keeps what others build on. Its own error
+            // is lost there, but not that there is no picture.
+            let frames = self.decoder.flush();
+            if frames.len() != 1 {
+                result = result.and_then(|()| Err(self.pending.damaged("it has no picture")));
+            }
+            if result.is_ok() {
+                frames.into_iter().for_each(|frame| self.give(frame, out));
+            }
+        }
         if result.is_err() {
-            self.pending.forget(index);
+            self.pending.clear();
         }
         result
     }
 
-    fn flush(&mut self, out: &mut VecDeque<DecodedPicture>) {
-        if let Some(other) = &mut self.other {
-            return other.flush(out);
-        }
-        for frame in self.decoder.flush() {
-            self.give(frame, out);
+    fn flush(&mut self, out: &mut VecDeque<DecodedPicture>) -> Result<(), DecodeError> {
+        let mut result = Ok(());
+        if let Some(mut other) = self.other.take() {
+            result = other.flush(out);
+        } else {
+            let frames = self.decoder.flush();
+            if frames.len() == self.pending.len() || self.exactness == Exactness::Exact {
+                frames.into_iter().for_each(|frame| self.give(frame, out));
+            } else {
+                result = Err(self
+                    .pending
+                    .damaged("one of the frames from here on has no picture"));
+            }
         }
         self.pending.clear();
-        self.decoder = ThreadedDecoder::new(self.threads);
+        self.decoder = ThreadedDecoder::new(self.exactness.threads());
+        result
     }
 }
 

@@ -88,7 +88,9 @@ impl PictureDecoder for StripDecoder {
         Ok(())
     }
 
-    fn flush(&mut self, _out: &mut VecDeque<DecodedPicture>) {}
+    fn flush(&mut self, _out: &mut VecDeque<DecodedPicture>) -> Result<(), DecodeError> {
+        Ok(())
+    }
 }
 
 /// Twice the largest side-by-side width of the contract, 2 x 3840, as YUYV bytes.

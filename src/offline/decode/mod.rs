@@ -48,7 +48,8 @@ pub trait PictureDecoder: Send {
     ///
     /// # Errors
     ///
-    /// The frame has no picture; decoding can go on with the next unit.
+    /// The frame has no picture, and those behind it build on what is not there. A decoder that is
+    /// not [`Exactness::Exact`] may also mean a frame that it took before.
     fn decode(
         &mut self,
         index: usize,
@@ -56,8 +57,32 @@ pub trait PictureDecoder: Send {
         out: &mut VecDeque<DecodedPicture>,
     ) -> Result<(), DecodeError>;
 
-    /// Gives out what is still held back. Decoding can start again at a key frame.
-    fn flush(&mut self, out: &mut VecDeque<DecodedPicture>);
+    /// Gives out what is still held back. Decoding can start again at a key frame, with parameter
+    /// sets.
+    ///
+    /// # Errors
+    ///
+    /// A frame that was taken before has no picture. Nothing of what was held comes out then, for
+    /// it is not known which frame each picture is of. Not from an exact decoder.
+    fn flush(&mut self, out: &mut VecDeque<DecodedPicture>) -> Result<(), DecodeError>;
+}
+
+/// Whether a decoder tells which of the frames it was given is the damaged one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exactness {
+    /// It works on several frames at once, on so many threads, and errors come late.
+    Late(usize),
+    /// It is done with each frame before it takes the next.
+    Exact,
+}
+
+impl Exactness {
+    fn threads(self) -> usize {
+        match self {
+            Self::Late(threads) => threads.max(1),
+            Self::Exact => 1,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,11 +95,11 @@ pub enum DecodeError {
     Unsupported { index: usize, detail: String },
 }
 
-/// A decoder for payloads of `kind` on up to `threads` threads.
-pub fn open(kind: PayloadKind, threads: usize) -> Box<dyn PictureDecoder> {
+/// A decoder for payloads of `kind`.
+pub fn open(kind: PayloadKind, exactness: Exactness) -> Box<dyn PictureDecoder> {
     match kind {
-        PayloadKind::H264 => Box::new(h264::H264Decoder::new(threads)),
-        PayloadKind::H265 => Box::new(h265::H265Decoder::new(threads)),
+        PayloadKind::H264 => Box::new(h264::H264Decoder::new(exactness)),
+        PayloadKind::H265 => Box::new(h265::H265Decoder::new(exactness)),
         PayloadKind::JpegStrips => Box::new(jpeg::StripDecoder::default()),
     }
 }
@@ -93,12 +118,20 @@ impl Pending {
         self.0.pop_front()
     }
 
-    /// The unit gave no picture.
-    fn forget(&mut self, index: usize) {
-        self.0.retain(|pending| *pending != index);
+    fn len(&self) -> usize {
+        self.0.len()
     }
 
+    /// What comes out from here on is of no known frame.
     fn clear(&mut self) {
         self.0.clear();
+    }
+
+    /// The error of the oldest of them.
+    fn damaged(&self, detail: &str) -> DecodeError {
+        DecodeError::Damaged {
+            index: self.0.front().copied().unwrap_or(0),
+            detail: detail.to_owned(),
+        }
     }
 }

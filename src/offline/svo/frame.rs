@@ -2,6 +2,10 @@
 
 use memchr::memmem;
 
+use crate::bitstream::NalUnit;
+use crate::bitstream::sei::read_recovery_point;
+use crate::encode::Codec;
+
 /// The parts of one message.
 ///
 /// ```text
@@ -121,12 +125,16 @@ pub fn sniff(payload: &[u8]) -> Sniffed {
 pub struct KeySigns {
     h264: bool,
     h265: bool,
+    /// Of a recovery point message: how many frames later the picture is whole again.
+    h264_recovery: Option<u16>,
+    h265_recovery: Option<u16>,
 }
 
 impl KeySigns {
     /// By the first slice of the payload: H.264 type 5, H.265 types 16 to 21.
     pub fn of(payload: &[u8]) -> Self {
         let mut signs = (None, None);
+        let mut recovery = (None, None);
         for nal in nal_starts(payload).take(LOOKED_AT_NALS) {
             let (h264, h265) = (nal[0] & 0x1F, (nal[0] >> 1) & 0x3F);
             if matches!(h264, 1..=5) {
@@ -138,10 +146,28 @@ impl KeySigns {
             if signs.0.is_some() && signs.1.is_some() {
                 break;
             }
+            if h264 == H264_SEI || h265 == H265_PREFIX_SEI {
+                let end = memmem::find(nal, &[0, 0, 1]).unwrap_or(nal.len());
+                let sei = NalUnit(&nal[..end]);
+                let point = |codec| u16::try_from(read_recovery_point(codec, sei)?).ok();
+                recovery.0 = recovery.0.or_else(|| point(Codec::H264));
+                recovery.1 = recovery.1.or_else(|| point(Codec::H265));
+            }
         }
         Self {
             h264: signs.0.unwrap_or(false),
             h265: signs.1.unwrap_or(false),
+            h264_recovery: recovery.0,
+            h265_recovery: recovery.1,
+        }
+    }
+
+    /// How many frames behind this one the picture is whole, whatever was lost before it.
+    pub fn recovery(self, kind: PayloadKind) -> Option<u16> {
+        match kind {
+            PayloadKind::H264 => self.h264_recovery,
+            PayloadKind::H265 => self.h265_recovery,
+            PayloadKind::JpegStrips => None,
         }
     }
 
@@ -187,7 +213,11 @@ fn le_u32(bytes: &[u8]) -> u32 {
 pub const PREFIX: usize = 8;
 /// Bytes of the frame footer.
 pub const FOOTER: usize = 56;
+/// A payload that says it is longer is damaged: a raw picture of two 4K eyes has 33 MiB.
+pub const LARGEST_PAYLOAD: u64 = 256 << 20;
 const STRIP_TABLE: usize = 32;
+const H264_SEI: u8 = 6;
+const H265_PREFIX_SEI: u8 = 39;
 /// A slice comes after a few parameter sets and SEI messages, or not at all.
 const LOOKED_AT_NALS: usize = 16;
 
@@ -258,6 +288,23 @@ mod tests {
         assert!(!KeySigns::of(&[0, 0, 0, 1, 0x02, 1, 0xD0]).is_key(PayloadKind::H265));
         assert!(KeySigns::of(&[0, 0, 0, 1, 0x67, 9, 0, 0, 1, 0x65, 9]).is_key(PayloadKind::H264));
         assert!(!KeySigns::of(&[0, 0, 0, 1, 0x67, 9, 0, 0, 1, 0x41, 9]).is_key(PayloadKind::H264));
+    }
+
+    #[test]
+    fn a_recovery_point_stands_in_front_of_the_slice() {
+        // Message 6 of one byte: recovery_frame_cnt 5 (`00110`), exact match.
+        let sei = [0, 0, 0, 1, 0x06, 6, 1, 0b0011_0100, 0x80, 0, 0, 1];
+        let unit = [&sei[..], &[0x41, 0x9A]].concat();
+        let signs = KeySigns::of(&unit);
+        assert_eq!(signs.recovery(PayloadKind::H264), Some(5));
+        assert!(!signs.is_key(PayloadKind::H264));
+        // A message 5 whose bytes look like one, and none at all.
+        let other = [0, 0, 1, 0x06, 5, 2, 6, 1, 0x80, 0, 0, 1, 0x41, 0x9A];
+        assert_eq!(KeySigns::of(&other).recovery(PayloadKind::H264), None);
+        assert_eq!(
+            KeySigns::of(&[0, 0, 1, 0x41]).recovery(PayloadKind::H264),
+            None
+        );
     }
 
     #[test]

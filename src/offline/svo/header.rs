@@ -1,7 +1,11 @@
 //! The `svo_header` and `svo_footer` messages (contract section 1). All of it is hints.
 
+use std::collections::HashMap;
+use std::fmt;
+
 use base64::Engine as _;
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// What the header of a recording says about it; every part may be missing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -50,8 +54,65 @@ impl SvoHeader {
 /// How many frames the footer lists for the channel `topic`: one JSON array of timestamps for
 /// each channel.
 pub fn footer_frame_count(json: &[u8], topic: &str) -> Option<usize> {
-    let value: serde_json::Value = serde_json::from_slice(json).ok()?;
-    Some(value.get(topic)?.as_array()?.len())
+    let lists: HashMap<String, Count> = serde_json::from_slice(json).ok()?;
+    lists.get(topic)?.0
+}
+
+/// The length of a JSON array, `None` of anything else. Its members are not kept: a long
+/// recording's footer lists millions.
+struct Count(Option<usize>);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Anything).map(Self)
+    }
+}
+
+struct Anything;
+
+impl<'de> Visitor<'de> for Anything {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut count = 0;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(Some(count))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
 }
 
 /// The serial number in a topic such as `Camera_SN40735594/side_by_side`.
@@ -87,6 +148,9 @@ mod tests {
         }
         assert_eq!(footer_frame_count(b"{\"a\":[1,2]}", "a"), Some(2));
         assert_eq!(footer_frame_count(b"{\"a\":3}", "a"), None);
+        let mixed = br#"{"n":null,"s":"x","m":{"k":[1]},"f":1.5,"a":[1,[2,3],{"b":4}],"t":true}"#;
+        assert_eq!(footer_frame_count(mixed, "a"), Some(3));
+        assert_eq!(footer_frame_count(mixed, "m"), None);
     }
 
     #[test]

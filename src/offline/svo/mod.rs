@@ -1,5 +1,6 @@
 //! Reading a recording: SVO version 2, which is an MCAP file (contract sections 1 and 2).
 
+mod chunk;
 mod frame;
 mod header;
 mod scan;
@@ -39,6 +40,12 @@ pub struct FrameEntry {
     pub timestamp_ns: u64,
     /// Decoding can start here.
     pub key: bool,
+    /// So many frames behind this one the picture is whole, whatever was lost before it: the
+    /// recovery point of a stream that is refreshed piece by piece.
+    pub recovery: Option<u16>,
+    /// Frames in front of this one may be lost: unless it is a key frame, it can build on what is
+    /// not there.
+    pub after_loss: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +92,10 @@ pub fn version_of(path: &Path) -> Result<Version, SvoError> {
         path: path.to_owned(),
         source,
     };
+    // Opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(io(io::Error::other("is not a file")));
+    }
     let mut file = File::open(path).map_err(io)?;
     let mut first = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(&mut file, 16), &mut first).map_err(io)?;
@@ -158,6 +169,8 @@ impl Recording {
                 .map(|frame| FrameEntry {
                     timestamp_ns: frame.timestamp_ns,
                     key: frame.signs.is_key(kind),
+                    recovery: frame.signs.recovery(kind),
+                    after_loss: frame.after_loss,
                 })
                 .collect(),
             places: scan
@@ -229,6 +242,15 @@ impl Recording {
             .unwrap_or(0)
     }
 
+    /// The first frame at or behind `from` that is whole whatever was lost before `from`, by the
+    /// recovery points of the stream.
+    pub fn recovered(&self, from: usize) -> Option<usize> {
+        let frames = self.frames.get(from..)?.iter().enumerate();
+        let mut points =
+            frames.filter_map(|(at, frame)| Some(from + at + usize::from(frame.recovery?)));
+        points.next().filter(|index| *index < self.frames.len())
+    }
+
     /// The next key frame behind `index`.
     pub fn next_key(&self, index: usize) -> Option<usize> {
         let from = index + 1;
@@ -245,17 +267,18 @@ impl Recording {
 fn warnings(scan: &Scan, topic: &str) -> Vec<String> {
     let mut warnings = Vec::new();
     let found = scan.frames.len();
-    if !scan.ended || scan.footer.is_empty() {
-        warnings.push(format!(
+    match scan.footer.as_deref().filter(|_| scan.ended) {
+        None => warnings.push(format!(
             "recording was not closed; recovered {found} frames"
-        ));
-    } else {
-        let listed = header::footer_frame_count(&scan.footer, topic);
-        let counted = scan.counted.map(|count| count as usize);
-        if let Some(expected) = listed.or(counted).filter(|expected| *expected != found) {
-            warnings.push(format!(
-                "the recording should have {expected} frames; {found} were found"
-            ));
+        )),
+        Some(footer) => {
+            let listed = header::footer_frame_count(footer, topic);
+            let counted = scan.counted.map(|count| count as usize);
+            if let Some(expected) = listed.or(counted).filter(|expected| *expected != found) {
+                warnings.push(format!(
+                    "the recording should have {expected} frames; {found} were found"
+                ));
+            }
         }
     }
     if scan.damaged_messages + scan.skipped > 0 {
@@ -387,20 +410,30 @@ impl<'r> FrameReader<'r> {
         {
             return Ok(());
         }
+        if self.checked[index as usize] == ChunkState::Bad {
+            return Err(FrameFault::Checksum);
+        }
         let chunk = &self.recording.chunks[index as usize];
-        let size = chunk.header.compressed_size.min(scan::LARGEST_CHUNK);
+        let size = chunk.header.compressed_size.min(chunk::LARGEST_PACKED);
         let mut bytes = vec![0; size as usize];
         self.recording
             .file
             .read_exact_at(&mut bytes, chunk.records)?;
         let mut messages = Vec::new();
-        scan::unpack(&chunk.header, &bytes, |record| {
+        // Not two at once.
+        self.unpacked = None;
+        let unpacked = chunk::unpack(&chunk.header, &bytes, |record| {
             if let Record::Message { header, data } = record
                 && header.channel_id == self.recording.video
             {
                 messages.push(data.into_owned());
             }
         });
+        if let Err(error) = unpacked {
+            log::debug!("chunk at byte {}: {error}", chunk.records);
+            self.checked[index as usize] = ChunkState::Bad;
+            return Err(FrameFault::Checksum);
+        }
         self.unpacked = Some((index, messages));
         Ok(())
     }

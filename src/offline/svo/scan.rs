@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use mcap::records::{ChunkHeader, Record, op};
 
+use super::chunk::{self, chunk_header};
 use super::frame::{self, FrameFooter, KeySigns, PayloadKind, Sniffed};
 
 /// What the walk has found.
@@ -28,7 +29,8 @@ pub(super) struct Scan {
     /// The first bytes of the first payload, for the error where no kind is known.
     pub first_payload: Vec<u8>,
     pub header: Vec<u8>,
-    pub footer: Vec<u8>,
+    /// There is a footer; empty where it is too long to be looked at.
+    pub footer: Option<Vec<u8>>,
     /// The data section has its end and the file its closing magic.
     pub ended: bool,
     /// Messages of the video channel as the summary counts them.
@@ -52,6 +54,8 @@ pub(super) struct ScannedFrame {
     pub signs: KeySigns,
     /// Index into the chunks, where the message lies in one.
     pub chunk: Option<u32>,
+    /// Frames in front of this one may be missing: its picture can build on what is not there.
+    pub after_loss: bool,
 }
 
 /// Where the data of a message is.
@@ -87,6 +91,8 @@ impl Scan {
             window: Window::new(file, len),
             scan: Self::default(),
             chunk: None,
+            loss: false,
+            last_index: None,
         };
         walk.read_summary()?;
         walk.records()?;
@@ -99,6 +105,10 @@ struct Walk<'f> {
     scan: Scan,
     /// The chunk that the walk is in, and where it ends.
     chunk: Option<(u32, u64)>,
+    /// Bytes were passed over since the last frame.
+    loss: bool,
+    /// The last frame as its writer counted.
+    last_index: Option<u32>,
 }
 
 impl Walk<'_> {
@@ -113,13 +123,23 @@ impl Walk<'_> {
                 Step::End => return Ok(()),
                 Step::Damaged => match self.resume(at + 1)? {
                     Some(next) => {
-                        self.scan.skipped += 1;
+                        self.passed_over();
                         next
                     }
                     None => return Ok(()),
                 },
             };
         }
+    }
+
+    fn passed_over(&mut self) {
+        self.scan.skipped += 1;
+        self.loss = true;
+    }
+
+    fn damaged_message(&mut self) {
+        self.scan.damaged_messages += 1;
+        self.loss = true;
     }
 
     fn step(&mut self, at: u64) -> io::Result<Step> {
@@ -190,7 +210,7 @@ impl Walk<'_> {
         if !consistent {
             // A writer that was killed may have left the lengths of its last chunk open.
             return Ok(if plain && self.window.may_be_record(records)? {
-                self.scan.skipped += 1;
+                self.passed_over();
                 Step::To(records)
             } else {
                 Step::Damaged
@@ -215,11 +235,14 @@ impl Walk<'_> {
 
     fn packed(&mut self, index: u32) -> io::Result<()> {
         let chunk = self.scan.chunks[index as usize].clone();
-        let bytes = self
-            .window
-            .read_whole(chunk.records, chunk.header.compressed_size)?;
+        let size = chunk.header.compressed_size;
+        if size > chunk::LARGEST_PACKED {
+            self.passed_over();
+            return Ok(());
+        }
+        let bytes = self.window.read_whole(chunk.records, size)?;
         let mut nth = 0;
-        unpack(&chunk.header, &bytes, |record| match record {
+        let unpacked = chunk::unpack(&chunk.header, &bytes, |record| match record {
             Record::Channel(channel) => self.add_channel(channel),
             Record::Message { header, data } => {
                 if Some(header.channel_id) != self.scan.video {
@@ -229,20 +252,19 @@ impl Walk<'_> {
                 let place = Place::Packed { nth };
                 nth += 1;
                 let Some(message) = frame::FrameMessage::parse(&data) else {
-                    self.scan.damaged_messages += 1;
+                    self.damaged_message();
                     return;
                 };
                 self.look_at(message.payload);
-                let time = message.footer.map(|footer| footer.timestamp_ns);
-                self.scan.frames.push(ScannedFrame {
-                    place,
-                    timestamp_ns: time.unwrap_or(header.log_time),
-                    signs: KeySigns::of(message.payload),
-                    chunk: Some(index),
-                });
+                let signs = KeySigns::of(message.payload);
+                self.frame(place, message.footer, header.log_time, signs, Some(index));
             }
             _ => {}
         });
+        if let Err(error) = unpacked {
+            log::debug!("chunk at byte {}: {error}", chunk.records);
+            self.passed_over();
+        }
         Ok(())
     }
 
@@ -261,9 +283,13 @@ impl Walk<'_> {
         let Some(info) = self.scan.channels.get(&channel) else {
             return Ok(false);
         };
-        if matches!(info.topic.as_str(), HEADER_TOPIC | FOOTER_TOPIC) && data_len <= LARGEST_TEXT {
-            let bytes = self.window.read_whole(data, data_len)?;
-            self.text_message(channel, &bytes);
+        match info.topic.as_str() {
+            HEADER_TOPIC | FOOTER_TOPIC if data_len <= LARGEST_TEXT => {
+                let bytes = self.window.read_whole(data, data_len)?;
+                self.text_message(channel, &bytes);
+            }
+            FOOTER_TOPIC => self.scan.footer = Some(Vec::new()),
+            _ => {}
         }
         Ok(true)
     }
@@ -276,7 +302,7 @@ impl Walk<'_> {
             .map(|info| info.topic.as_str())
         {
             Some(HEADER_TOPIC) => self.scan.header = data.to_vec(),
-            Some(FOOTER_TOPIC) => self.scan.footer = data.to_vec(),
+            Some(FOOTER_TOPIC) => self.scan.footer = Some(data.to_vec()),
             _ => {}
         }
     }
@@ -287,10 +313,13 @@ impl Walk<'_> {
         let Some(rest) = len
             .checked_sub(frame::PREFIX as u64)
             .and_then(|room| room.checked_sub(n))
+            .filter(|_| n <= frame::LARGEST_PAYLOAD)
         else {
-            self.scan.damaged_messages += 1;
+            self.damaged_message();
             return Ok(false);
         };
+        // Whatever else a message holds behind its footer is not read.
+        let footer_len = rest.min(frame::FOOTER as u64);
         let payload = data + frame::PREFIX as u64;
         if self.scan.kind.is_none() && self.scan.frames.len() < SNIFFED_FRAMES {
             let bytes = self.window.read_whole(payload, n)?;
@@ -298,20 +327,37 @@ impl Walk<'_> {
         }
         let peek = self.window.get(payload, n.min(PEEK) as usize)?;
         let signs = KeySigns::of(peek);
-        let footer = self
-            .window
-            .get(payload + n, rest.min(frame::FOOTER as u64) as usize)?;
-        let time = FrameFooter::parse(footer).map(|footer| footer.timestamp_ns);
-        self.scan.frames.push(ScannedFrame {
-            place: Place::File {
-                offset: data,
-                len: u32::try_from(len).expect("the payload's length has 32 bits"),
-            },
-            timestamp_ns: time.unwrap_or(log_time),
-            signs,
-            chunk: self.chunk.map(|(index, _)| index),
-        });
+        let footer = self.window.get(payload + n, footer_len as usize)?;
+        let footer = FrameFooter::parse(footer);
+        let place = Place::File {
+            offset: data,
+            len: (frame::PREFIX as u64 + n + footer_len) as u32,
+        };
+        let chunk = self.chunk.map(|(index, _)| index);
+        self.frame(place, footer, log_time, signs, chunk);
         Ok(true)
+    }
+
+    fn frame(
+        &mut self,
+        place: Place,
+        footer: Option<FrameFooter>,
+        log_time: u64,
+        signs: KeySigns,
+        chunk: Option<u32>,
+    ) {
+        let index = footer.map(|footer| footer.index);
+        // Where the writer counted on without a gap, what was passed over was no frame.
+        let next = self.last_index.map_or(Some(0), |last| last.checked_add(1));
+        let after_loss = std::mem::take(&mut self.loss) && (index.is_none() || index != next);
+        self.last_index = index;
+        self.scan.frames.push(ScannedFrame {
+            place,
+            timestamp_ns: footer.map_or(log_time, |footer| footer.timestamp_ns),
+            signs,
+            chunk,
+            after_loss,
+        });
     }
 
     fn look_at(&mut self, payload: &[u8]) {
@@ -418,42 +464,6 @@ enum Step {
     Damaged,
 }
 
-/// Gives the records of a compressed chunk to `each`, as far as they can be read.
-pub(super) fn unpack(header: &ChunkHeader, bytes: &[u8], mut each: impl FnMut(Record<'static>)) {
-    if header.uncompressed_size > LARGEST_CHUNK {
-        return;
-    }
-    let Ok(reader) = mcap::read::ChunkReader::new(header.clone(), bytes) else {
-        return;
-    };
-    for record in reader {
-        match record {
-            Ok(record) => each(record.into_owned()),
-            Err(_) => return,
-        }
-    }
-}
-
-/// A chunk's header and its length; `None` where the bytes end before it does.
-fn chunk_header(head: &[u8]) -> Option<(ChunkHeader, u64)> {
-    let u64_at = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
-    let u32_at = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    let name_len = u32_at(28)? as usize;
-    if name_len > LONGEST_NAME {
-        return None;
-    }
-    let name = std::str::from_utf8(head.get(32..32 + name_len)?).ok()?;
-    let header = ChunkHeader {
-        message_start_time: u64_at(0)?,
-        message_end_time: u64_at(8)?,
-        uncompressed_size: u64_at(16)?,
-        uncompressed_crc: u32_at(24)?,
-        compression: name.to_owned(),
-        compressed_size: u64_at(32 + name_len)?,
-    };
-    Some((header, (40 + name_len) as u64))
-}
-
 /// Reads a file through one buffer that slides over it.
 struct Window<'f> {
     file: &'f File,
@@ -490,7 +500,9 @@ impl<'f> Window<'f> {
 
     /// A larger piece, in memory of its own.
     fn read_whole(&self, at: u64, len: u64) -> io::Result<Vec<u8>> {
-        let len = len.min(self.len.saturating_sub(at)).min(LARGEST_CHUNK);
+        let len = len
+            .min(self.len.saturating_sub(at))
+            .min(chunk::LARGEST_PACKED);
         let mut bytes = vec![0; len as usize];
         let got = read_up_to(self.file, &mut bytes, at)?;
         bytes.truncate(got);
@@ -515,7 +527,7 @@ impl<'f> Window<'f> {
             Some((code, len)) => {
                 let known = (op::HEADER..=op::DATA_END).contains(&code) || code >= 0x80;
                 // The last record of a cut file reaches past its end.
-                let cut = matches!(code, op::CHUNK | op::MESSAGE) && len < LARGEST_CHUNK;
+                let cut = matches!(code, op::CHUNK | op::MESSAGE) && len < LARGEST_CUT;
                 known && (cut || at.saturating_add(len) <= self.len)
             }
         })
@@ -550,9 +562,8 @@ const RESUME_BLOCK: usize = 64 << 10;
 const PEEK: u64 = 4 << 10;
 /// Records of our interest other than chunks and messages are smaller.
 const SMALL: u64 = 64 << 10;
-const LONGEST_NAME: usize = 64;
 const LARGEST_TEXT: u64 = 64 << 20;
-/// A compressed chunk is unpacked in memory; a larger one is not a recording's.
-pub(super) const LARGEST_CHUNK: u64 = 1 << 30;
+/// A last record of a cut file that says it is longer is none.
+const LARGEST_CUT: u64 = 1 << 30;
 /// Messages that are looked at to tell what the payloads are.
 const SNIFFED_FRAMES: usize = 300;
