@@ -298,7 +298,7 @@ fn a_delayed_copy_is_waited_for_before_the_frame_counts_as_read() {
 #[test]
 fn copies_that_never_end_lose_the_encoder_and_not_the_ingest_thread() {
     let outcome = Emulator::new()
-        .drive("--frames 10", &[("COPY_DELAY_US", "150000")])
+        .drive("--frames 10 --late-is-lost", &[("COPY_DELAY_US", "150000")])
         .clean();
     assert_eq!(outcome.report["unfilled"].as_array().unwrap().len(), 2);
     let error = outcome.report["error"].as_str().unwrap();
