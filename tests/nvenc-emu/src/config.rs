@@ -69,7 +69,7 @@ pub struct Config {
     pub encode_ms: u64,
     pub open_ms: u64,
     pub copy_delay_us: u64,
-    /// `UPLOAD_MS=2000@3`: that call of `cuMemcpy2DAsync`, and no other, takes so long to return
+    /// `UPLOAD_MS=2000@3`: that call of `cuMemcpy2DAsync`, and no other, takes so long to return; counted from `AFTER` too
     pub upload_ms: Option<(u32, u64)>,
     /// `HOSTREG_STATUS=801`, `HOSTREG_RO=0|1`, `ALLOC_FAIL_AT=n`
     pub hostreg_status: u32,
@@ -163,13 +163,18 @@ impl Config {
         }
     }
 
+    /// Whether faults of a running stream count already.
+    pub fn faults_count(&self) -> bool {
+        self.after.as_ref().is_none_or(|after| after.exists())
+    }
+
     /// The number that faults know the session's picture `number` by; `None` while they do not count yet.
     pub fn fault_number(&self, number: u64) -> Option<u64> {
         static FIRST: OnceLock<u64> = OnceLock::new();
-        let Some(after) = &self.after else {
+        if self.after.is_none() {
             return Some(number);
-        };
-        if FIRST.get().is_none() && !after.exists() {
+        }
+        if FIRST.get().is_none() && !self.faults_count() {
             return None;
         }
         number.checked_sub(*FIRST.get_or_init(|| number))
