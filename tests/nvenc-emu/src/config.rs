@@ -37,6 +37,9 @@ pub enum Silent {
     NeedMore,
 }
 
+/// The first picture that faults count.
+static FIRST: OnceLock<u64> = OnceLock::new();
+
 #[derive(Debug)]
 pub struct Config {
     /// `MAX_VERSION=0xB0`
@@ -168,16 +171,21 @@ impl Config {
         self.after.as_ref().is_none_or(|after| after.exists())
     }
 
-    /// The number that faults know the session's picture `number` by; `None` while they do not count yet.
+    /// The number that faults know the session's picture `number` by; `None` while they do not count yet. They begin to
+    /// with a picture that comes in, and not in the middle of one.
     pub fn fault_number(&self, number: u64) -> Option<u64> {
-        static FIRST: OnceLock<u64> = OnceLock::new();
-        if self.after.is_none() {
-            return Some(number);
+        if self.after.is_some() && self.faults_count() {
+            FIRST.get_or_init(|| number);
         }
-        if FIRST.get().is_none() && !self.faults_count() {
-            return None;
+        self.fault_number_so_far(number)
+    }
+
+    /// As [`Config::fault_number`], of a picture that came in before.
+    pub fn fault_number_so_far(&self, number: u64) -> Option<u64> {
+        match &self.after {
+            None => Some(number),
+            Some(_) => number.checked_sub(*FIRST.get()?),
         }
-        number.checked_sub(*FIRST.get_or_init(|| number))
     }
 
     pub fn hides(&self, symbol: &str) -> bool {
