@@ -40,6 +40,24 @@ fn a_driver_that_keeps_the_thread_that_reads_is_left_with_it_and_both_receivers_
     goes_on("h264", "h264", ("UPLOAD_MS", "600000@17"), 0);
 }
 
+/// One signal is enough, and both receivers are told goodbye.
+#[test]
+fn a_streamer_whose_reading_thread_is_kept_ends_at_the_first_signal() {
+    if !have("ffmpeg") {
+        return;
+    }
+    let mut stream = Stream::start("h264", "h264", "auto", &[("UPLOAD_MS", "600000@0")]);
+    stream.break_driver();
+    // The emulator writes them where it opens a session, and again as it keeps the thread.
+    until("the thread is in the driver", || {
+        let stats = stream.emulator.stats("stats.json");
+        stats.is_some_and(|stats| stats["pictures_in"] != 0)
+    });
+    stream.signal("TERM");
+    let seen = stream.finish(0);
+    assert!(seen.rtp["byes"].as_u64() >= Some(1), "{}", seen.said);
+}
+
 #[test]
 fn a_silent_driver_is_left_after_exactly_sixty_pictures_and_both_receivers_go_on() {
     goes_on("h264", "h264", ("SILENT", "zero"), 60);
