@@ -110,6 +110,13 @@ fn an_old_chip_that_refuses_multi_pass_is_asked_again_without() {
     );
 }
 
+/// The emulator refuses a buffer of the client's own size there (rule `initialize`).
+#[test]
+fn a_chip_that_leaves_no_choice_of_the_buffer_keeps_its_own() {
+    let outcome = Emulator::new().drive("--frames 5", &[("CAPS", "small")]);
+    let _ = outcome.succeeded().clean().no_leak();
+}
+
 #[test]
 fn without_stream_ordering_uploads_are_waited_for() {
     let hidden = [

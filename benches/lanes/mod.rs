@@ -193,6 +193,7 @@ pub fn our_lane(
             bitrate: &bitrate,
             stats: &stats,
             stop: &stop,
+            reader: None,
         };
         let alive = AtomicUsize::new(1);
         std::thread::scope(|scope| {

@@ -275,6 +275,20 @@ impl Encoder {
         Ok(Outcome::Taken)
     }
 
+    /// [`EncoderBackend::keeps_the_reader`].
+    pub fn keeps_the_reader(&self) -> Option<EncodeError> {
+        self.backend.keeps_the_reader()
+    }
+
+    /// Leaves a backend that broke without a picture; the next candidate has its place, and other surfaces.
+    ///
+    /// # Errors
+    ///
+    /// `why`, or the next one's reason, if no candidate is left.
+    pub fn leave(&mut self, why: EncodeError) -> Result<(), EncodeError> {
+        self.replace(why).map(drop)
+    }
+
     /// Gives out what is held back; nothing may be encoded afterwards.
     ///
     /// # Errors

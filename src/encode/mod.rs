@@ -255,6 +255,12 @@ pub trait EncoderBackend {
 
     /// Pictures that it may hold back without being broken.
     fn delay(&self) -> usize;
+
+    /// Why the thread that fills its surfaces does not come back from one, if that is so: the backend is
+    /// lost, and so is that thread.
+    fn keeps_the_reader(&self) -> Option<EncodeError> {
+        None
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

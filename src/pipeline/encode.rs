@@ -1,7 +1,7 @@
 //! The encode stage: snapshots in, access units out to every sink. Owns the encoder.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::bitstream::{AccessUnitPool, BitstreamError, sei};
@@ -19,6 +19,7 @@ use crate::trace::{LatencyHistogram, Percentiles, Stage};
 
 use super::bitrate::{BitrateAnswer, BitrateRequests};
 use super::keyframe::KeyFrameRequests;
+use super::reader::Reader;
 use super::stop::{StopReason, StopToken};
 use super::surfaces::{SurfaceExchange, Wish};
 
@@ -150,6 +151,8 @@ pub struct EncodeStage<'a> {
     pub bitrate: &'a BitrateRequests,
     pub stats: &'a EncodeStats,
     pub stop: &'a StopToken,
+    /// Who fills the surfaces, where another thread may go on with it.
+    pub reader: Option<&'a Arc<Reader>>,
 }
 
 impl EncodeStage<'_> {
@@ -228,11 +231,34 @@ impl Line<'_> {
             let deadline = Instant::now() + Duration::from_millis(500);
             match self.stage.queue.pop(deadline) {
                 Popped::Item(snapshot) => self.encode(snapshot)?,
-                Popped::Nudged | Popped::TimedOut => {}
+                Popped::Nudged => {}
+                Popped::TimedOut => self.look_after_reader()?,
                 Popped::Closed => break,
             }
         }
         self.finish_encoder()
+    }
+
+    /// No frame comes: perhaps since the encoder's driver keeps the thread that reads them.
+    fn look_after_reader(&mut self) -> Result<(), EncodeError> {
+        let (Some(open), Some(reader)) = (&mut self.encoder, self.stage.reader) else {
+            return Ok(());
+        };
+        let Some(why) = open.encoder.keeps_the_reader() else {
+            return Ok(());
+        };
+        let left = open.encoder.leave(why);
+        let stats = self.stage.stats;
+        stats.add(&mut open.counted, open.encoder.counters());
+        if let Err(error) = left {
+            reader.give_up();
+            return Err(error);
+        }
+        let (shape, surfaces) = (open.config.shape, open.encoder.surfaces());
+        self.stage.exchange.offer(shape, surfaces);
+        self.show_encoder();
+        reader.replace();
+        Ok(())
     }
 
     fn open(&mut self, wish: Wish) -> Result<(), EncodeError> {

@@ -50,20 +50,43 @@ pub fn run(
     state: &Arc<IngestState>,
     stop: &StopToken,
 ) -> Result<(), SourceError> {
-    let _closed = CloseAtEnd(queue);
-    let result = ingest(source, surfaces, queue, limits, state, stop);
-    if result.is_err() {
+    let never = AtomicBool::new(false);
+    run_until(source, surfaces, queue, limits, state, stop, &never)
+}
+
+/// As [`run`], until this thread was `given_up`: then it ends and touches nothing that others go on with.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_until(
+    source: &mut dyn FrameSource,
+    surfaces: &mut dyn SurfaceSource,
+    queue: Option<&LatestQueue<Snapshot>>,
+    limits: IngestLimits,
+    state: &Arc<IngestState>,
+    stop: &StopToken,
+    given_up: &AtomicBool,
+) -> Result<(), SourceError> {
+    let _closed = CloseAtEnd { queue, given_up };
+    let result = ingest(source, surfaces, queue, limits, state, stop, given_up);
+    if result.is_err() && !given_up.load(Ordering::Acquire) {
         stop.stop(StopReason::Error);
     }
     result
 }
 
 /// The encode stage ends with the queue, also when this one has panicked.
-struct CloseAtEnd<'a>(Option<&'a LatestQueue<Snapshot>>);
+struct CloseAtEnd<'a> {
+    queue: Option<&'a LatestQueue<Snapshot>>,
+    given_up: &'a AtomicBool,
+}
 
 impl Drop for CloseAtEnd<'_> {
     fn drop(&mut self) {
-        if let Some(queue) = self.0 {
+        if let Some(queue) = self.queue
+            && !self.given_up.load(Ordering::Acquire)
+        {
             queue.close();
         }
     }
@@ -76,9 +99,11 @@ fn ingest(
     limits: IngestLimits,
     state: &IngestState,
     stop: &StopToken,
+    given_up: &AtomicBool,
 ) -> Result<(), SourceError> {
     let mut last_frame = Instant::now();
-    let mut taken = 0_u64;
+    // Those that another thread took before count too.
+    let mut taken = state.frames.load(Ordering::Relaxed);
     while !stop.is_stopped() {
         let now = Instant::now();
         let mut deadline = now + LONGEST_WAIT;
@@ -90,7 +115,12 @@ fn ingest(
             }
             deadline = deadline.min(end);
         }
-        match source.next(deadline, surfaces)? {
+        let event = source.next(deadline, surfaces)?;
+        if given_up.load(Ordering::Acquire) {
+            log::info!("the thread that was given up has come back, and ends");
+            break;
+        }
+        match event {
             SourceEvent::Frame(snapshot) => {
                 taken += 1;
                 set(&state.offline, false);

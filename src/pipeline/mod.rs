@@ -4,6 +4,7 @@ pub mod bitrate;
 pub mod encode;
 pub mod ingest;
 pub mod keyframe;
+mod reader;
 pub mod report;
 pub mod sinks;
 mod stage;
@@ -25,7 +26,7 @@ use crate::encode::{EncodeError, FrameRate, RateControl};
 use crate::exit::Exit;
 use crate::fanout::Fanout;
 use crate::frame::{FrameInfo, PictureShape, SurfaceLease, SurfacePool};
-use crate::queue::{LatestQueue, gop_queue};
+use crate::queue::gop_queue;
 use crate::sink::rtmp::{RtmpSink, RtmpSinkConfig};
 use crate::sink::rtp::{RtpSink, RtpSinkConfig};
 use crate::sink::{Sink, SinkContext, SinkError, SinkStats};
@@ -33,15 +34,15 @@ use crate::source::annexb::AnnexBSource;
 use crate::source::cvmmap::{CvMmapConfig, CvMmapSource};
 use crate::source::dummy::{DummyConfig, DummyProducer};
 use crate::source::hints::StatusHints;
-use crate::source::{FrameSource, SourceCounters, SourceError, SurfaceSource};
+use crate::source::{SourceCounters, SourceError, SurfaceSource};
 
 use bitrate::BitrateRequests;
 use encode::{EncodeStage, EncodeStats};
 use ingest::{IngestLimits, IngestState};
 use keyframe::KeyFrameRequests;
+use reader::{Ended, Reader, Source, Surfaces};
 use report::Report;
 use stop::{StopReason, StopToken};
-use surfaces::{SurfaceClient, SurfaceExchange};
 
 /// What ended a run early; the report is written all the same.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,10 @@ pub enum PipelineError {
     },
     #[error("the {stage} stage panicked: this is a defect, please report it with the log")]
     Panicked { stage: &'static str },
+    #[error(
+        "the ingest thread does not come back and is left behind: a driver keeps it, or the machine has no time for it"
+    )]
+    Kept,
     #[error("--body-output jsonl:{path}: {error}")]
     BodyFile { path: String, error: std::io::Error },
     #[error("no frame came within --ingest-idle-timeout-ms {millis}")]
@@ -106,7 +111,11 @@ pub fn run(
 ) -> (Option<Report>, Result<(), PipelineError>) {
     let key_frames = KeyFrameRequests::new();
     let hints = StatusHints::new();
-    let (mut source, producer) = match open_source(config, &hints, stop) {
+    let Opened {
+        source,
+        again,
+        producer,
+    } = match open_source(config, &hints, stop) {
         Ok(opened) => opened,
         Err(error) => return (None, Err(error)),
     };
@@ -136,7 +145,8 @@ pub fn run(
         control,
     });
     start_control(config, &stats, hints, bodies.sender, stop);
-    let result = drive(config, stop, &stats, source.as_mut(), sinks, bodies.store);
+    let sources = (source, again);
+    let result = drive(config, stop, &stats, sources, sinks, bodies.store);
     if let Some(writer) = bodies.writer {
         writer.finish();
     }
@@ -303,23 +313,35 @@ fn start_control(
     }
 }
 
+/// Where frames come from.
+struct Opened {
+    source: Source,
+    /// The same once more, of a producer that others may listen to as well.
+    again: Option<CvMmapConfig>,
+    producer: Option<DummyProducer>,
+}
+
 fn open_source(
     config: &StreamerConfig,
     hints: &StatusHints,
     stop: &StopToken,
-) -> Result<(Box<dyn FrameSource + Send>, Option<DummyProducer>), PipelineError> {
+) -> Result<Opened, PipelineError> {
+    let listen = |config: CvMmapConfig, producer| -> Result<Opened, PipelineError> {
+        Ok(Opened {
+            source: Box::new(CvMmapSource::new(config.clone())?),
+            again: Some(config),
+            producer,
+        })
+    };
     match &config.input {
-        Input::Cvmmap(names) => Ok((
-            Box::new(CvMmapSource::new(attach(config, names, hints))?),
-            None,
-        )),
+        Input::Cvmmap(names) => listen(attach(config, names, hints), None),
         Input::Dummy(names, dummy) => {
             let producer = DummyProducer::start(produce(names, dummy), stop.clone())?;
-            let source = CvMmapSource::new(CvMmapConfig {
+            let attached = CvMmapConfig {
                 end: Some(producer.end()),
                 ..attach(config, names, hints)
-            })?;
-            Ok((Box::new(source), Some(producer)))
+            };
+            listen(attached, Some(producer))
         }
         Input::Discover => Err(SourceError::Name {
             flag: "--input-uri",
@@ -332,7 +354,11 @@ fn open_source(
                 .stream
                 .as_ref()
                 .map_or(crate::encode::Codec::H264, |stream| stream.encoder.codec);
-            Ok((Box::new(AnnexBSource::open(path, codec, *pace)?), None))
+            Ok(Opened {
+                source: Box::new(AnnexBSource::open(path, codec, *pace)?),
+                again: None,
+                producer: None,
+            })
         }
     }
 }
@@ -366,18 +392,30 @@ fn drive(
     config: &StreamerConfig,
     stop: &StopToken,
     stats: &Stats,
-    source: &mut (dyn FrameSource + Send),
+    (source, again): (Source, Option<CvMmapConfig>),
     sinks: Vec<OpenSink>,
     poses: Option<PoseStore>,
 ) -> Result<(), PipelineError> {
-    let exchange = SurfaceExchange::default();
-    let queue = LatestQueue::new(config.queue_size);
     let alive = AtomicUsize::new(sinks.len());
     let limits = IngestLimits {
         max_frames: config.max_frames,
         idle_timeout: config.idle_timeout,
         lossless: matches!(config.input, Input::Annexb { .. }),
     };
+    let surfaces = match &config.stream {
+        Some(stream) => Surfaces::Encoder {
+            passthrough: stream.encoder.choice == EncoderChoice::Passthrough,
+        },
+        None => Surfaces::Counting,
+    };
+    let reader = Reader::new(
+        config.queue_size,
+        surfaces,
+        limits,
+        &stats.ingest,
+        stop,
+        again,
+    );
     std::thread::scope(|scope| {
         let mut fanout = Fanout::new(stats.key_frames.clone());
         if limits.lossless {
@@ -399,51 +437,41 @@ fn drive(
                 embed_timestamps: stream.embed_timestamps,
                 // One is filled, `queue_size` wait, and one more is on its way between the two.
                 surfaces_in_flight: config.queue_size + 2,
-                exchange: &exchange,
-                queue: &queue,
+                exchange: &reader.exchange,
+                queue: &reader.queue,
                 key_frames: &stats.key_frames,
                 bitrate: &stats.bitrate,
                 stats: &stats.encode,
                 stop,
+                reader: Some(&reader),
             };
             errors.keep(
                 "encode",
                 stage::spawn(scope, "encode", stop, || stage.run(fanout, poses)),
             )
         });
-        let ingesting = {
-            let (exchange, queue, stream) = (&exchange, &queue, config.stream.as_ref());
-            let ingest = move || {
-                let mut surfaces: Box<dyn SurfaceSource + '_> = match stream {
-                    Some(stream) => Box::new(SurfaceClient::new(
-                        exchange,
-                        queue,
-                        stop,
-                        stream.encoder.choice == EncoderChoice::Passthrough,
-                    )),
-                    None => Box::new(CountingSurfaces::default()),
-                };
-                let queue = stream.map(|_| queue);
-                ingest::run(
-                    source,
-                    surfaces.as_mut(),
-                    queue,
-                    limits,
-                    &stats.ingest,
-                    stop,
-                )
-            };
-            errors.keep("ingest", stage::spawn(scope, "ingest", stop, ingest))
-        };
+        let ingesting = errors.keep("ingest", reader.start(source));
         if ingesting.is_none() {
-            queue.close();
+            reader.queue.close();
         }
         status::show_until(stop, config, stats);
-        if let Some(stage) = ingesting {
-            errors.join("ingest", stage.join());
+        let mut kept = false;
+        match ingesting.map(|()| reader.wait()) {
+            None | Some(Ended::Well) => {}
+            Some(Ended::Failed(error)) => errors.add(error.into()),
+            Some(Ended::NoThread(error)) => errors.add(PipelineError::Thread {
+                stage: "ingest",
+                error,
+            }),
+            Some(Ended::Panicked) => errors.add(PipelineError::Panicked { stage: "ingest" }),
+            Some(Ended::Kept) => kept = true,
         }
         if let Some(stage) = encoding {
             errors.join("encode", stage.join());
+        }
+        // Behind the encoder's own words, if it has some.
+        if kept {
+            errors.add(PipelineError::Kept);
         }
         let mut lost = Vec::new();
         for stage in sending {

@@ -35,6 +35,8 @@ pub struct CvMmapConfig {
     pub hints: StatusHints,
     /// Wait for notices awake.
     pub busy_poll: bool,
+    /// Where is counted. A source that goes on for another one counts on with it.
+    pub counters: Arc<SourceCounters>,
 }
 
 impl CvMmapConfig {
@@ -125,7 +127,7 @@ impl CvMmapSource {
         let now = Instant::now();
         let mut source = Self {
             sync,
-            counters: Arc::default(),
+            counters: Arc::clone(&config.counters),
             region: None,
             reader: SnapshotReader::default(),
             sequence: Sequence::default(),

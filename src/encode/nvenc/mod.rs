@@ -228,4 +228,15 @@ impl EncoderBackend for NvencEncoder {
     fn delay(&self) -> usize {
         self.opened.plan.b_frames as usize
     }
+
+    fn keeps_the_reader(&self) -> Option<EncodeError> {
+        let call = self.device.stuck_upload(self.worker.call_limit())?;
+        Some(EncodeError::Failed {
+            encoder: NAME,
+            call,
+            status: -1,
+            detail: "did not return, and keeps the thread that reads frames; the driver hangs"
+                .to_owned(),
+        })
+    }
 }

@@ -119,6 +119,11 @@ impl Worker {
         }
     }
 
+    /// What a call may take.
+    pub fn call_limit(&self) -> Duration {
+        self.limits.1
+    }
+
     /// Hands a request over and waits for its answer.
     ///
     /// # Errors
@@ -190,6 +195,12 @@ impl Drop for Worker {
         };
         self.mailbox.lock().slot = Slot::Asked(Request::Close);
         self.mailbox.changed.notify_all();
+        let stuck = |device: &Arc<Device>| device.stuck_upload(self.limits.1);
+        if let Some(call) = self.device.as_ref().and_then(stuck) {
+            // What that call uses cannot be given back, and the next encoder is waited for.
+            log::warn!("nvenc: closing does not wait for {call}, which does not return");
+            return;
+        }
         let end = Instant::now() + self.limits.1;
         let mut state = self.mailbox.lock();
         while !state.gone {

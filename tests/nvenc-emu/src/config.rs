@@ -37,6 +37,9 @@ pub enum Silent {
     NeedMore,
 }
 
+/// The first picture that faults count.
+static FIRST: OnceLock<u64> = OnceLock::new();
+
 #[derive(Debug)]
 pub struct Config {
     /// `MAX_VERSION=0xB0`
@@ -69,7 +72,7 @@ pub struct Config {
     pub encode_ms: u64,
     pub open_ms: u64,
     pub copy_delay_us: u64,
-    /// `UPLOAD_MS=2000@3`: that call of `cuMemcpy2DAsync`, and no other, takes so long to return
+    /// `UPLOAD_MS=2000@3`: that call of `cuMemcpy2DAsync`, and no other, takes so long to return; counted from `AFTER` too
     pub upload_ms: Option<(u32, u64)>,
     /// `HOSTREG_STATUS=801`, `HOSTREG_RO=0|1`, `ALLOC_FAIL_AT=n`
     pub hostreg_status: u32,
@@ -163,16 +166,26 @@ impl Config {
         }
     }
 
-    /// The number that faults know the session's picture `number` by; `None` while they do not count yet.
+    /// Whether faults of a running stream count already.
+    pub fn faults_count(&self) -> bool {
+        self.after.as_ref().is_none_or(|after| after.exists())
+    }
+
+    /// The number that faults know the session's picture `number` by; `None` while they do not count yet. They begin to
+    /// with a picture that comes in, and not in the middle of one.
     pub fn fault_number(&self, number: u64) -> Option<u64> {
-        static FIRST: OnceLock<u64> = OnceLock::new();
-        let Some(after) = &self.after else {
-            return Some(number);
-        };
-        if FIRST.get().is_none() && !after.exists() {
-            return None;
+        if self.after.is_some() && self.faults_count() {
+            FIRST.get_or_init(|| number);
         }
-        number.checked_sub(*FIRST.get_or_init(|| number))
+        self.fault_number_so_far(number)
+    }
+
+    /// As [`Config::fault_number`], of a picture that came in before.
+    pub fn fault_number_so_far(&self, number: u64) -> Option<u64> {
+        match &self.after {
+            None => Some(number),
+            Some(_) => number.checked_sub(*FIRST.get()?),
+        }
     }
 
     pub fn hides(&self, symbol: &str) -> bool {

@@ -17,7 +17,10 @@ const CALL: &str = "nvEncEncodePicture";
 
 /// Never returns. Nothing is locked meanwhile, so that other threads go on.
 pub fn hang(at: HangIn, picture: u64) {
-    let due = |from| config().fault_number(picture).is_some_and(|n| n >= from);
+    let due = |from| {
+        let number = config().fault_number_so_far(picture);
+        number.is_some_and(|n| n >= from)
+    };
     if config()
         .hang
         .is_some_and(|(which, from)| which == at && due(from))
@@ -391,7 +394,7 @@ impl Session {
         let Some(output) = next.and_then(|handle| self.outputs.get_mut(&handle)) else {
             return Err(rules::GENERIC);
         };
-        let fault = config().fault_number(timestamp);
+        let fault = config().fault_number_so_far(timestamp);
         let silent = config()
             .silent
             .is_some_and(|(how, from)| how == Silent::Zero && fault.is_some_and(|n| n >= from));

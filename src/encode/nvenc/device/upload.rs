@@ -143,6 +143,12 @@ impl Device {
         }
     }
 
+    /// The call that the uploading thread is still in after uploads were given up for it.
+    pub fn stuck_upload(&self, limit: Duration) -> Option<&'static str> {
+        self.broken()?;
+        self.uploads.longer_than(limit)
+    }
+
     fn upload_frame(
         &self,
         uploader: &mut Uploader,

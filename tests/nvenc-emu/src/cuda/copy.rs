@@ -46,10 +46,11 @@ exported! {
 /// The call that is asked to be slow (`UPLOAD_MS`).
 fn hold_up() {
     static CALLS: AtomicU64 = AtomicU64::new(0);
-    let number = CALLS.fetch_add(1, Ordering::Relaxed);
-    if let Some((millis, at)) = config().upload_ms
-        && at == number
-    {
+    let Some((millis, at)) = config().upload_ms else {
+        return;
+    };
+    if config().faults_count() && CALLS.fetch_add(1, Ordering::Relaxed) == at {
+        crate::report::write();
         std::thread::sleep(Duration::from_millis(u64::from(millis)));
     }
 }

@@ -2,8 +2,9 @@
 //! since leaks are told when that ends, and switches are read once.
 
 use std::ffi::c_void;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::ptr::null_mut;
 
 use nvenc_emu::cuda::*;
@@ -93,8 +94,8 @@ fn child() {
     std::process::exit(0);
 }
 
-/// What the emulator wrote of a process that left `kind`.
-fn after(kind: &str, switches: &[(&str, &str)]) -> Stats {
+/// How a process that leaves `kind` ends, and what the emulator wrote of it.
+fn run(kind: &str, switches: &[(&str, &str)]) -> (ExitStatus, Stats) {
     let folder = std::env::temp_dir().join(format!(
         "nvenc-emu-{}-{}",
         std::process::id(),
@@ -113,8 +114,16 @@ fn after(kind: &str, switches: &[(&str, &str)]) -> Stats {
     let output = command.output().unwrap();
     let text = std::fs::read(&path);
     std::fs::remove_dir_all(&folder).unwrap();
-    let stats: Stats = serde_json::from_slice(&text.unwrap()).unwrap();
-    assert!(output.status.success() && stats.finished, "{kind}");
+    (
+        output.status,
+        serde_json::from_slice(&text.unwrap()).unwrap(),
+    )
+}
+
+/// As [`run`], of a process that ends well.
+fn after(kind: &str, switches: &[(&str, &str)]) -> Stats {
+    let (status, stats) = run(kind, switches);
+    assert!(status.success() && stats.finished, "{kind}: {status}");
     stats
 }
 
@@ -149,4 +158,15 @@ fn a_buffer_of_ones_own_size_is_refused_where_the_chip_leaves_no_choice() {
     let _one = alone();
     let seen = after("a sized buffer", &[("CAPS", "small")]);
     assert_eq!(seen.violation_counts.get("initialize"), Some(&1));
+}
+
+#[test]
+fn strict_is_the_end_of_a_process_at_its_first_violation() {
+    let _one = alone();
+    let switches = [("CAPS", "small"), ("STRICT", "abort")];
+    let (status, stats) = run("a sized buffer", &switches);
+    assert_eq!(status.signal(), Some(libc::SIGABRT));
+    // What was seen is there all the same.
+    assert_eq!(stats.violation_counts.get("initialize"), Some(&1));
+    assert!(!stats.finished);
 }
