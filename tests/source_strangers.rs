@@ -69,8 +69,10 @@ fn fifo(path: &Path) {
     rustix::fs::mknodat(rustix::fs::CWD, path, kind, 0o600.into(), 0).unwrap();
 }
 
+type Taker = fn(&Path);
+
 /// What can stand under a name and is no segment.
-const TAKERS: [(&str, fn(&Path)); 5] = [
+const TAKERS: [(&str, Taker); 5] = [
     ("a folder", |path| std::fs::create_dir(path).unwrap()),
     ("a pipe", fifo),
     ("a socket", |path| drop(UnixListener::bind(path).unwrap())),
