@@ -197,11 +197,12 @@ fn links_in_a_folder_of_everybodys_are_not_written_through() {
     std::fs::set_permissions(&open, Permissions::from_mode(0o1777)).expect("its mode");
     let precious = scene.path("precious");
     std::fs::write(&precious, "precious").expect("a file");
+    let mut strangers = true;
     for name in ["stream.sdp", "report.json", "bodies.jsonl"] {
         let link = open.join(name);
         std::os::unix::fs::symlink(&precious, &link).expect("a link");
         // Someone else's, where we may make one for them.
-        let _ = std::os::unix::fs::lchown(&link, Some(65534), Some(65534));
+        strangers &= std::os::unix::fs::lchown(&link, Some(65534), Some(65534)).is_ok();
     }
     let run = |bodies: &str| {
         finish(
@@ -227,7 +228,7 @@ fn links_in_a_folder_of_everybodys_are_not_written_through() {
         assert!(about.len() > 100, "{name} is empty");
     }
     // Lines are appended to whatever is there, so a link of someone else's is refused.
-    if rustix::process::geteuid().is_root() {
+    if strangers {
         let jsonl = open.join("bodies.jsonl");
         let text = expect_exit(&run(&format!("jsonl:{}", jsonl.display())), 5);
         assert!(text.contains("link"), "{text}");
