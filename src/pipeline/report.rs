@@ -139,13 +139,14 @@ pub fn live(config: &StreamerConfig, stats: &Stats) -> serde_json::Value {
 
 /// What was lost, and where; names of the counters that are not zero.
 pub fn drops(stats: &Stats) -> Vec<(&'static str, u64)> {
-    const NOT_LOST: [&str; 7] = [
+    const NOT_LOST: [&str; 8] = [
         "notices",
         "frames",
         "duplicates",
         "not_ready",
         "epochs",
         "reopens",
+        "resubscribed",
         "sentinel_lines",
     ];
     let mut drops: Vec<_> = stats

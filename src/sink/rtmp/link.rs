@@ -178,6 +178,8 @@ impl Link {
         loop {
             match self.stream.read(&mut sink) {
                 Ok(0) => return,
+                // A server that talks without end has had its time too.
+                Ok(_) if left(until).is_zero() => return,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if left(until).is_zero() || self.stream.wait(false, left(until)).is_err() {

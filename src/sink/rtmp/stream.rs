@@ -131,12 +131,16 @@ impl TlsStream {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
+        // Bounded: records without a byte for us may come for ever, and a stop must be seen.
+        for reads_left in (0..READS_AT_ONCE).rev() {
             match self.tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // A server that closes without the closing alert: RTMP ends by its own rules.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 done => return done,
+            }
+            if reads_left == 0 {
+                break;
             }
             match retry(|| self.tls.read_tls(&mut self.socket))? {
                 0 => return Ok(0),
@@ -147,6 +151,7 @@ impl TlsStream {
                 }
             }
         }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
@@ -173,5 +178,7 @@ pub fn poll(fd: &impl AsFd, flags: PollFlags, timeout: Duration) -> io::Result<P
     }
 }
 
+/// More than a handshake takes.
+const READS_AT_ONCE: u32 = 64;
 /// Sealed bytes that wait for the kernel: four records.
 const TLS_BUFFER: usize = 64 * 1024;

@@ -412,7 +412,14 @@ fn note_latency(case: &mut Case, report: &Value) {
 
 /// Every counter of the report that means a frame or a unit less.
 pub fn drops(report: &Value) -> Value {
-    let not_lost = ["notices", "frames", "sentinel_lines", "epochs", "reopens"];
+    let not_lost = [
+        "notices",
+        "frames",
+        "sentinel_lines",
+        "epochs",
+        "reopens",
+        "resubscribed",
+    ];
     let mut all: serde_json::Map<String, Value> = report["source"]
         .as_object()
         .into_iter()
