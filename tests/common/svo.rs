@@ -20,6 +20,20 @@ pub fn manifest() -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(fixture("manifest.json")).unwrap()).unwrap()
 }
 
+/// The payloads of a fixture, found by their own lengths and not by the reader under test.
+pub fn payloads(name: &str) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(fixture(name)).unwrap();
+    let stream = mcap::MessageStream::new(&bytes).unwrap();
+    stream
+        .map(Result::unwrap)
+        .filter(|message| message.channel.topic.ends_with("/side_by_side"))
+        .map(|message| {
+            let n = u32::from_le_bytes(message.data[4..8].try_into().unwrap()) as usize;
+            message.data[8..8 + n].to_vec()
+        })
+        .collect()
+}
+
 /// What a program left behind.
 #[derive(Debug)]
 pub struct Run {
@@ -132,6 +146,15 @@ pub fn barcode(luma: &[u8], width: usize, (x, y): (usize, usize), block: usize) 
         let at = (y + block / 2) * width + x + bit * block + block / 2;
         number << 1 | u32::from(luma[at] > 128)
     })
+}
+
+/// The frame numbers of all pictures.
+pub fn shown(path: &Path, (width, height): (usize, usize)) -> Vec<u32> {
+    let pictures = luma(path, width, height);
+    let numbers = pictures.iter();
+    numbers
+        .map(|picture| barcode(picture, width, (64, 0), 16))
+        .collect()
 }
 
 pub fn names(dir: &Path) -> Vec<String> {

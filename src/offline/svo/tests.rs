@@ -254,3 +254,19 @@ fn decoding_starts_at_the_last_key_frame_or_at_the_very_start() {
         (Some(7), Some(19), None)
     );
 }
+
+/// The stream has recovery points at frames 15, 35 and 55, 19 frames ahead each; that the first clean frame is 34
+/// is also what the manifest says.
+#[test]
+fn a_refreshed_stream_is_whole_again_where_its_recovery_points_say() {
+    let recording = Recording::open(&fixture("h264_intra_refresh_no_idr.svo2")).unwrap();
+    let frames = recording.frames().iter().enumerate();
+    let points: Vec<_> = frames
+        .filter_map(|(at, frame)| Some((at, frame.recovery?)))
+        .collect();
+    assert_eq!(points, [(15, 19), (35, 19), (55, 19)]);
+    let whole = [0, 15, 16, 35, 36].map(|from| recording.recovered(from));
+    assert_eq!(whole, [Some(34), Some(34), Some(54), Some(54), None]);
+    let keyed = Recording::open(&fixture("h264_svga.svo2")).unwrap();
+    assert_eq!(keyed.recovered(0), None);
+}
