@@ -145,22 +145,39 @@ fn h265_is_tagged_hvc1_plays_from_the_first_frame_and_seeks() {
             .map(|(n, _)| n)
             .collect();
         assert_eq!(keys, [0, 10, 20]);
-        let seek = Command::new("ffmpeg")
-            .args(["-v", "error", "-ss", "0.34", "-i"])
-            .arg(&output)
-            .args([
-                "-frames:v",
-                "1",
-                "-f",
-                "rawvideo",
-                "-pix_fmt",
-                "gray",
-                "pipe:1",
-            ])
-            .output()
-            .unwrap();
         // 0.34 s is behind frame 10 at 0.333: the next is 11, frame 18 of the recording.
-        assert_eq!(barcode(&seek.stdout, 672, (64, 0), 16), 18 + 5);
+        assert_eq!(barcode(&sought(&output, "0.34"), 672, (64, 0), 16), 18 + 5);
+    }
+}
+
+#[test]
+fn h264_plays_from_the_first_frame_and_seeks() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("a.mp4");
+    let more = ["--gop", "10", "--view", "left-raw"];
+    let run = convert(&fixture("h265_svga.svo2"), &output, &more);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let flags = probe(&output, "packet=flags").into_iter().enumerate();
+    let keys: Vec<_> = flags
+        .filter(|(_, flags)| flags.contains('K'))
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(keys, [0, 10, 20]);
+    let frames = probe(&output, "frame=pts");
+    assert_eq!((frames.len(), frames[0].as_str()), (24, "0"));
+    // In front of, on and behind key frames 10 and 20, which are shown at 0.333 and 0.667 s.
+    for (seconds, frame) in [
+        ("0", 0),
+        ("0.30", 9),
+        ("0.32", 10),
+        ("0.40", 12),
+        ("0.75", 23),
+    ] {
+        let picture = sought(&output, seconds);
+        assert_eq!(barcode(&picture, 960, (64, 0), 16), frame, "{seconds} s");
     }
 }
 

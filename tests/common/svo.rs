@@ -139,6 +139,18 @@ pub fn luma(path: &Path, width: usize, height: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The luma of the first picture at or behind `seconds`, as a player that jumps there decodes it.
+pub fn sought(path: &Path, seconds: &str) -> Vec<u8> {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-ss", seconds, "-i"])
+        .arg(path)
+        .args("-frames:v 1 -f rawvideo -pix_fmt gray pipe:1".split(' '))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    output.stdout
+}
+
 /// The frame number in the bar code of a picture: 16 blocks from (`x`, `y`), each `block` pixels
 /// wide and high, most significant bit first.
 pub fn barcode(luma: &[u8], width: usize, (x, y): (usize, usize), block: usize) -> u32 {
