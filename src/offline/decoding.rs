@@ -347,3 +347,6 @@ const MOST_DECODE_THREADS: usize = 8;
 const LOOKED_AT_KEYS: usize = 64;
 /// A recording of which so many frames are of an unsupported kind, and none was decoded, is one.
 const MOST_REFUSALS: usize = 64;
+
+#[cfg(test)]
+mod tests;
