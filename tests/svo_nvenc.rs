@@ -1,6 +1,6 @@
 //! The recording tools with NVENC on the emulator: whole files by it, and whole files without it where it breaks.
 
-#![cfg(feature = "nvenc")]
+#![cfg(all(feature = "nvenc", feature = "x265"))]
 
 #[path = "common/svo.rs"]
 mod common;

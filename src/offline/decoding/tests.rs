@@ -5,10 +5,8 @@ use super::*;
 
 #[path = "../../../tests/common/noise.rs"]
 mod noise;
-#[path = "../../../tests/common/svo_writer.rs"]
-mod svo_writer;
+use crate::offline::svo_writer::{SvoOptions, write_svo};
 use noise::Noise;
-use svo_writer::{SvoOptions, write_svo};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/svo2")).join(name)

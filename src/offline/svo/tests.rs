@@ -3,9 +3,7 @@ use std::path::PathBuf;
 use super::*;
 use mcap::records::op;
 
-#[path = "../../../tests/common/svo_writer.rs"]
-mod svo_writer;
-use svo_writer::{SvoOptions, write_svo};
+use crate::offline::svo_writer::{self, SvoOptions, write_svo};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/svo2")).join(name)
