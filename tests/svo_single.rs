@@ -37,6 +37,19 @@ fn each_kind_of_recording_becomes_an_mp4_with_its_frames() {
         if !has_ffmpeg() {
             continue;
         }
+        // Every frame without a warning, the first one at once.
+        let times = probe(&output, "frame=pts");
+        assert_eq!((times.len(), times[0].as_str()), (frames, "0"), "{name}");
+        let colours = match name.starts_with("jpeg") {
+            true => "smpte170m",
+            false => "bt709",
+        };
+        let stream = "stream=codec_tag_string,color_range,color_space,start_pts";
+        assert_eq!(
+            probe(&output, stream),
+            [format!("avc1,tv,{colours},0")],
+            "{name}"
+        );
         let pictures = luma(&output, width, height);
         assert_eq!(pictures.len(), frames, "{name}");
         let total = if name.contains("no_idr") { 60 } else { frames };
