@@ -204,6 +204,71 @@ fn a_stream_without_key_frames_goes_on_where_it_says_that_it_is_whole() {
     }
 }
 
+/// A key frame at the start and none after it, but a refresh each eight frames, as encoders that spread their key
+/// frames write: the pictures of a fixture, coded so by another program.
+#[test]
+fn a_stream_with_one_key_frame_goes_on_where_it_is_refreshed() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (source, coded) = (dir.path().join("a.h264"), dir.path().join("b.h264"));
+    std::fs::write(&source, payloads("h264_svga.svo2").concat()).unwrap();
+    let ffmpeg = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-i"])
+        .arg(&source)
+        .args("-c:v libx264 -qp 18 -preset veryfast -bf 0 -f h264".split(' '))
+        .args(["-x264-params", "intra-refresh=1:keyint=8:scenecut=0:aud=1"])
+        .arg(&coded)
+        .output()
+        .unwrap();
+    assert!(
+        ffmpeg.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ffmpeg.stderr)
+    );
+    // Each access unit begins with its delimiter.
+    let stream = std::fs::read(&coded).unwrap();
+    let mut starts: Vec<usize> = memchr::memmem::find_iter(&stream, &[0, 0, 0, 1, 9]).collect();
+    starts.push(stream.len());
+    let units = starts.windows(2);
+    let frames: Vec<_> = units
+        .map(|pair| stream[pair[0]..pair[1]].to_vec())
+        .collect();
+    assert_eq!(frames.len(), 24);
+    let has = |frame: &Vec<u8>, nal: &[u8]| memchr::memmem::find(frame, nal).is_some();
+    // Slices of type 5, and SEI messages of type 6.
+    let keys = frames
+        .iter()
+        .filter(|frame| has(frame, &[0, 0, 1, 0x65]))
+        .count();
+    let points = |from: usize| {
+        let mut frames = frames.iter().enumerate().skip(from);
+        frames
+            .find(|(_, frame)| has(frame, &[0, 0, 1, 6, 6]))
+            .unwrap()
+            .0 as u32
+    };
+    assert_eq!(keys, 1);
+    let whole = recording(&frames, |n| n == 0, 1);
+    assert_eq!(converted(&whole, SVGA, &[]).0, numbers(0..24));
+    for lost in [1, 5, 9] {
+        let mut flipped = whole.clone();
+        flipped[find(&whole, &frames[lost]) + frames[lost].len() / 2] ^= 0x10;
+        let (shown, said) = converted(&flipped, SVGA, &[]);
+        let (before, behind) = shown.split_at(lost);
+        assert_eq!(before, numbers(0..lost as u32), "{said}");
+        // It takes a refresh from its recovery point on, and no more than that.
+        let from = behind.first().copied().unwrap_or(24);
+        let point = points(lost + 1);
+        assert!(
+            from > point && from <= point + 8,
+            "{from}, recovery point {point}"
+        );
+        assert_eq!(behind, numbers(from..24));
+    }
+}
+
 /// The parameter sets of a stream may stand in front of its first frame only.
 #[test]
 fn parameter_sets_are_given_again_behind_damage_and_at_the_start_of_a_range() {
