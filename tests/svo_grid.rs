@@ -6,7 +6,7 @@ mod common;
 mod svo_writer;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::*;
 use cvmmap_streamer::offline::overlay::{GLYPH_HEIGHT, GLYPH_WIDTH, MARGIN, glyph, scale_for};
@@ -149,6 +149,36 @@ fn a_grid_can_be_sought_in_by_either_codec() {
             let text = format!("{}.{:03}", time / 1_000_000_000, time / 1_000_000 % 1000);
             assert_eq!(clock(&picture, 1344, 752), text, "{codec}, {seconds} s");
         }
+    }
+}
+
+#[test]
+fn ctrl_c_leaves_a_playable_partial_grid() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("grid.mp4");
+    // A thousand pictures a second of the recordings' time: it takes a while.
+    let mut child = Program::start(
+        Command::new(env!("CARGO_BIN_EXE_zed_svo_grid_to_mp4"))
+            .arg("--segment-dir")
+            .arg(fixture(SEGMENT))
+            .arg("--output")
+            .arg(&output)
+            .args("--codec h264 --encoder-device software --view left-raw".split(' '))
+            .args("--tile-scale 2 --fps 1000 --progress always".split(' '))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    let mut bar = Bar::of(&mut child);
+    bar.wait_past(20);
+    interrupt(&child);
+    let run: Run = finish_child(child).into();
+    assert_eq!(run.code, Some(130), "{}", bar.all());
+    assert_eq!(names(dir.path()), ["grid.partial.mp4"]);
+    if has_ffmpeg() {
+        let frames = probe(&dir.path().join("grid.partial.mp4"), "frame=pts").len();
+        assert!(frames > 20 && frames < 1284, "{frames}");
+        let said = format!("grid.partial.mp4: {frames} frames, 2688 x 1504, ");
+        assert!(run.stdout.contains(&said), "{}", run.stdout);
     }
 }
 

@@ -5,10 +5,8 @@ mod common;
 #[path = "common/svo_writer.rs"]
 mod svo_writer;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 
 use common::*;
 use svo_writer::{SvoOptions, write_svo};
@@ -400,30 +398,8 @@ fn ctrl_c_leaves_a_playable_partial_file_and_a_second_tool_is_refused_meanwhile(
             .stdout(Stdio::piped())
             .stderr(Stdio::piped()),
     );
-    let mut bar = BufReader::new(child.stderr.take().unwrap());
-    // On a thread of its own: a program that shows nothing is not waited for without a limit.
-    let (sender, pieces) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut piece = Vec::new();
-        while bar
-            .read_until(b'\r', &mut piece)
-            .is_ok_and(|bytes| bytes > 0)
-            && sender.send(std::mem::take(&mut piece)).is_ok()
-        {}
-    });
-    let mut shown = String::new();
-    // The bar moves when pictures have been written.
-    let frames_shown =
-        |piece: &str| -> Option<u32> { piece.split("| ").nth(1)?.split('/').next()?.parse().ok() };
-    loop {
-        let piece = pieces.recv_timeout(LIMIT);
-        let piece = piece.unwrap_or_else(|error| panic!("{error}, shown so far: {shown}"));
-        let piece = String::from_utf8_lossy(&piece);
-        shown.push_str(&piece);
-        if frames_shown(&piece).is_some_and(|frames| frames > 20) {
-            break;
-        }
-    }
+    let mut bar = Bar::of(&mut child);
+    bar.wait_past(20);
     let second = convert(&fixture("h264_svga.svo2"), &output, &[]);
     assert_eq!(second.code, Some(1), "{}", second.stderr);
     assert!(
@@ -432,15 +408,10 @@ fn ctrl_c_leaves_a_playable_partial_file_and_a_second_tool_is_refused_meanwhile(
         second.stderr
     );
 
-    let killed = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(killed.success());
+    interrupt(&child);
     let output: Run = finish_child(child).into();
-    let rest = pieces.iter().flatten().collect();
-    let rest = String::from_utf8(rest).unwrap();
-    assert_eq!(output.code, Some(130), "{rest}");
+    let shown = bar.all();
+    assert_eq!(output.code, Some(130), "{shown}");
     assert_eq!(names(dir.path()), ["long.partial.mp4", "long.svo2"]);
     assert!(
         shown.contains("long.svo2:   ") && shown.contains("frame/s]"),

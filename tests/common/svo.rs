@@ -4,8 +4,10 @@
 
 mod child;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::mpsc;
 
 #[allow(unused_imports)] // as above
 pub use child::{LIMIT, Program, finish, finish_child};
@@ -167,6 +169,60 @@ pub fn shown(path: &Path, (width, height): (usize, usize)) -> Vec<u32> {
     numbers
         .map(|picture| barcode(picture, width, (64, 0), 16))
         .collect()
+}
+
+/// The bar of a program, read on a thread of its own: one that shows nothing is not waited for without a limit.
+pub struct Bar {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    shown: String,
+}
+
+impl Bar {
+    /// Of a program whose standard error is piped.
+    pub fn of(child: &mut Program) -> Self {
+        let mut bar = BufReader::new(child.stderr.take().unwrap());
+        let (sender, pieces) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut piece = Vec::new();
+            while bar
+                .read_until(b'\r', &mut piece)
+                .is_ok_and(|bytes| bytes > 0)
+                && sender.send(std::mem::take(&mut piece)).is_ok()
+            {}
+        });
+        let shown = String::new();
+        Self { pieces, shown }
+    }
+
+    /// Waits until it shows more than `frames`: so many have been written.
+    pub fn wait_past(&mut self, frames: u32) {
+        let count = |piece: &str| -> Option<u32> {
+            piece.split("| ").nth(1)?.split('/').next()?.parse().ok()
+        };
+        loop {
+            let piece = self.pieces.recv_timeout(LIMIT);
+            let piece = piece.unwrap_or_else(|error| panic!("{error}, shown: {}", self.shown));
+            let piece = String::from_utf8_lossy(&piece);
+            self.shown.push_str(&piece);
+            if count(&piece).is_some_and(|shown| shown > frames) {
+                return;
+            }
+        }
+    }
+
+    /// All that was shown, to the end of the program.
+    pub fn all(mut self) -> String {
+        for piece in self.pieces {
+            self.shown.push_str(&String::from_utf8_lossy(&piece));
+        }
+        self.shown
+    }
+}
+
+pub fn interrupt(child: &Program) {
+    let mut kill = Command::new("kill");
+    let killed = kill.args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.unwrap().success());
 }
 
 pub fn names(dir: &Path) -> Vec<String> {
