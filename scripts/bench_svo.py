@@ -130,9 +130,9 @@ def main():
         if args.memory_frames:
             write_recording(recording, units, args.memory_frames, width, height)
             megabytes = recording.stat().st_size / 1e6
-            seconds, cpu, memory = run([*ours, "--preset", "fastest"])
-            print(f"{args.memory_frames} frames, {megabytes:.0f} MB: {args.memory_frames / seconds:.1f} "
-                  f"frames/s, {1000 * cpu / args.memory_frames:.1f} CPU-ms each, peak {memory:.0f} MiB")
+            for preset in args.presets.split(","):
+                measured = run([*ours, "--preset", preset])
+                report(f"{preset}: {args.memory_frames} frames, {megabytes:.0f} MB:", args.memory_frames, measured)
             return
         write_recording(recording, units, wanted, width, height)
         decode = ["ffmpeg", "-v", "error", "-y", "-i", str(stream)]

@@ -117,6 +117,109 @@ fn fail_fast_starts_nothing_after_a_failure() {
     assert_eq!(names(dir.path()), ["a.svo2", "b.svo2"]);
 }
 
+/// A folder that cannot be read is one failure, and what its name would have held is not silently left out.
+#[test]
+fn a_folder_that_cannot_be_read_is_one_failure_and_the_others_go_on() {
+    let dir = folder();
+    std::fs::remove_file(dir.path().join("b.svo2")).unwrap();
+    // No folder is locked to root, who starts the programs as another user.
+    let locked = dir.path().join("locked");
+    std::fs::create_dir(&locked).unwrap();
+    let set = |mode| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set(0);
+    let words = [path(dir.path()), "--recursive"];
+    let unreadable = std::fs::read_dir(&locked).is_err();
+    let (dry, all) = if unreadable {
+        let mut dry = batch(&words);
+        (run(dry.arg("--dry-run")), run(&mut batch(&words)))
+    } else {
+        let nobody = || {
+            let mut command = Command::new("setpriv");
+            command
+                .args("--reuid 65534 --regid 65534 --clear-groups --inh-caps=-all".split(' '))
+                .arg(env!("CARGO_BIN_EXE_zed_batch_svo_to_mp4"));
+            command
+        };
+        let as_nobody = |more: &[&str]| {
+            run(nobody()
+                .args(["--zed-bin", env!("CARGO_BIN_EXE_zed_svo_to_mp4")])
+                .args(words)
+                .args("--codec h264 --encoder-device software --view left-raw".split(' '))
+                .args(more))
+        };
+        use std::os::unix::fs::PermissionsExt;
+        for open in [dir.path().to_owned(), dir.path().join("inner")] {
+            let mode = std::fs::Permissions::from_mode(0o777);
+            std::fs::set_permissions(open, mode).unwrap();
+        }
+        let started = nobody().arg("--version").output();
+        if !started.is_ok_and(|output| output.status.success()) {
+            eprintln!("NOT CHECKED: no user without rights can start the programs here");
+            return;
+        }
+        (as_nobody(&["--dry-run"]), as_nobody(&[]))
+    };
+    set(0o755);
+    assert_eq!(dry.code, Some(0), "{}", dry.stderr);
+    let said = dry.stdout.contains("locked: the folder cannot be read: ");
+    assert!(said && dry.stdout.contains("fail "), "{}", dry.stdout);
+    assert_eq!(
+        (all.code, all.stdout.as_str()),
+        (Some(1), "converted=2 skipped=0 failed=1\n"),
+        "{}",
+        all.stderr
+    );
+    assert!(
+        all.stderr.contains("the folder cannot be read: "),
+        "{}",
+        all.stderr
+    );
+    assert_eq!(names(&dir.path().join("inner")), ["c.mp4", "c.svo2"]);
+}
+
+/// A recording under the name that another's MP4 would have, by either kind of link too.
+#[test]
+fn no_recording_is_replaced_by_the_mp4_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(fixture("h264_svga.svo2")).unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["a.svo2", "b.svo2", "c.svo2", "d.svo2"] {
+        std::fs::copy(fixture("h264_svga.svo2"), at(name)).unwrap();
+    }
+    // A recording that is called an MP4, and two that are reached by such a name.
+    std::fs::copy(fixture("h264_svga.svo2"), at("a.mp4")).unwrap();
+    std::os::unix::fs::symlink("d.svo2", at("b.mp4")).unwrap();
+    std::fs::hard_link(at("d.svo2"), at("c.mp4.part")).unwrap();
+    let words = [path(dir.path()), "--overwrite", "--pattern", "*.svo2"];
+    let own = at("a.mp4");
+    let run = run(batch(&words).arg(&own));
+    assert_eq!(
+        run.stdout, "converted=1 skipped=0 failed=4\n",
+        "{}",
+        run.stderr
+    );
+    assert_eq!(run.code, Some(1));
+    let said = run
+        .stderr
+        .matches("would take the place of the recording")
+        .count();
+    assert_eq!(said, 4, "{}", run.stderr);
+    for name in [
+        "a.svo2",
+        "b.svo2",
+        "c.svo2",
+        "d.svo2",
+        "a.mp4",
+        "c.mp4.part",
+    ] {
+        assert_eq!(std::fs::read(at(name)).unwrap(), bytes, "{name}");
+    }
+    assert!(at("d.mp4").exists());
+}
+
 #[test]
 fn options_and_devices_reach_the_conversions() {
     use std::os::unix::fs::PermissionsExt;

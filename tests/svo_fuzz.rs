@@ -2,11 +2,14 @@
 
 #[path = "common/noise.rs"]
 mod noise;
+#[path = "common/svo_writer.rs"]
+mod svo_writer;
 
 use std::path::Path;
 
 use cvmmap_streamer::offline::fuzz;
 use noise::Noise;
+use svo_writer::{SvoOptions, write_svo};
 
 fn damaged(noise: &mut Noise, bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
@@ -36,6 +39,27 @@ fn damaged_recordings_are_read_or_refused() {
         let mut bytes = damaged(&mut noise, start);
         bytes.extend(rest);
         fuzz::recording(&bytes);
+    }
+}
+
+/// As MCAP tools write them: lengths and sums stand around what has to be unpacked first.
+#[test]
+fn damaged_compressed_recordings_are_read_or_refused() {
+    let mut noise = Noise::new(0x5EED_0004);
+    let payload = [
+        0, 0, 0, 1, 0x67, 9, 0, 0, 1, 0x65, 0x80, 7, 7, 7, 7, 7, 7, 7,
+    ];
+    let all = [mcap::Compression::Lz4, mcap::Compression::Zstd].map(|compression| {
+        let options = SvoOptions {
+            compression: Some(compression),
+            chunk_size: 1 << 10,
+            ..SvoOptions::default()
+        };
+        write_svo(&options, (1..9).map(|n| (n << 40, &payload[..], true)))
+    });
+    all.iter().for_each(|whole| fuzz::recording(whole));
+    for round in noise::rounds(450) {
+        fuzz::recording(&damaged(&mut noise, &all[(round % 2) as usize]));
     }
 }
 

@@ -6,7 +6,7 @@ mod common;
 mod svo_writer;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::*;
 use cvmmap_streamer::offline::overlay::{GLYPH_HEIGHT, GLYPH_WIDTH, MARGIN, glyph, scale_for};
@@ -111,6 +111,143 @@ fn every_tile_shows_the_frame_of_the_manifest_under_the_right_time() {
     }
     let times: Vec<String> = (0..39).map(|k| (k * 3000).to_string()).collect();
     assert_eq!(probe(&output, "packet=pts"), times);
+}
+
+/// Every frame decodes without a warning, and a player that jumps shows the tiles and the clock of that time.
+#[test]
+fn a_grid_can_be_sought_in_by_either_codec() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let manifest = manifest();
+    let start = manifest["segment"]["common_start_ns"].as_u64().unwrap();
+    let segment = fixture(SEGMENT);
+    for (codec, tag) in [("h264", "avc1"), ("h265", "hvc1")] {
+        if codec == "h265" && !cfg!(feature = "x265") {
+            eprintln!("NOT CHECKED: h265, the feature x265 is off");
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("grid.mp4");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zed_svo_grid_to_mp4"));
+        command.args(["--segment-dir", segment.to_str().unwrap(), "--codec", codec]);
+        command.args("--encoder-device software --quality 8 --preset fastest".split(' '));
+        command.args("--view left-raw --tile-scale 1 --gop 10 --output".split(' '));
+        let run = run(command.arg(&output));
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        let stream = "stream=codec_tag_string,color_range,color_space,start_pts,nb_frames";
+        assert_eq!(probe(&output, stream), [format!("{tag},tv,bt709,0,39")]);
+        assert_eq!(probe(&output, "frame=pts").len(), 39);
+        for (seconds, k) in [("0.30", 9), ("0.34", 11), ("0.68", 21), ("1.25", 38)] {
+            let picture = sought(&output, seconds);
+            let tiles = &manifest["segment"]["frame_index_per_tile"][k];
+            let shown = [(672 + 64, 0), (672 + 64, 376)];
+            let shown = shown.map(|at| u64::from(barcode(&picture, 1344, at, 16)));
+            let expected = [1, 3].map(|camera| tiles[camera].as_u64().unwrap());
+            assert_eq!(shown, expected, "{codec}, {seconds} s");
+            let time = start + (k as f64 * 1e9 / 30.0).round() as u64;
+            let text = format!("{}.{:03}", time / 1_000_000_000, time / 1_000_000 % 1000);
+            assert_eq!(clock(&picture, 1344, 752), text, "{codec}, {seconds} s");
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_leaves_a_playable_partial_grid() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("grid.mp4");
+    // A thousand pictures a second of the recordings' time: it takes a while.
+    let mut child = Program::start(
+        Command::new(env!("CARGO_BIN_EXE_zed_svo_grid_to_mp4"))
+            .arg("--segment-dir")
+            .arg(fixture(SEGMENT))
+            .arg("--output")
+            .arg(&output)
+            .args("--codec h264 --encoder-device software --view left-raw".split(' '))
+            .args("--tile-scale 2 --fps 1000 --progress always".split(' '))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    let mut bar = Bar::of(&mut child);
+    bar.wait_past(20);
+    interrupt(&child);
+    let run: Run = finish_child(child).into();
+    assert_eq!(run.code, Some(130), "{}", bar.all());
+    assert_eq!(names(dir.path()), ["grid.partial.mp4"]);
+    if has_ffmpeg() {
+        let frames = probe(&dir.path().join("grid.partial.mp4"), "frame=pts").len();
+        assert!(frames > 20 && frames < 1284, "{frames}");
+        let said = format!("grid.partial.mp4: {frames} frames, 2688 x 1504, ");
+        assert!(run.stdout.contains(&said), "{}", run.stdout);
+    }
+}
+
+#[test]
+fn clocks_that_were_set_and_damaged_cameras_have_clear_errors_or_warnings() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("grid.mp4");
+    let name = |n: u32| fixture(&format!("{SEGMENT}/{SEGMENT}_zed{n}.svo2"));
+    let frames = payloads(&format!("{SEGMENT}/{SEGMENT}_zed1.svo2"));
+    let times = &manifest()["files"][format!("{SEGMENT}/{SEGMENT}_zed1.svo2")]["timestamps_ns"];
+    let times: Vec<u64> = serde_json::from_value(times.clone()).unwrap();
+    let bad = dir.path().join("bad.svo2");
+    let run_with = |bytes: &[u8]| {
+        std::fs::write(&bad, bytes).unwrap();
+        let inputs = [bad.clone(), name(2), name(3), name(4)];
+        let words = inputs
+            .iter()
+            .flat_map(|path| ["--input", path.to_str().unwrap()]);
+        grid(&words.collect::<Vec<_>>(), &output)
+    };
+    let written = |times: &[u64], frames: &[Vec<u8>]| {
+        let listed = times.iter().zip(frames).enumerate();
+        let listed = listed.map(|(n, (time, payload))| (*time, &payload[..], n.is_multiple_of(12)));
+        let options = SvoOptions {
+            chunk_size: 1,
+            ..SvoOptions::default()
+        };
+        write_svo(&options, listed)
+    };
+    // The clock was set ten years ahead in the middle.
+    let mut set = times.clone();
+    set[20..]
+        .iter_mut()
+        .for_each(|time| *time += 315_360_000_000_000_000);
+    let run = run_with(&written(&set, &frames));
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    let said = run.stderr.contains("a clock was set during the recording")
+        && run.stderr.contains("bad.svo2: frame 20");
+    assert!(said, "{}", run.stderr);
+    assert_eq!(names(dir.path()), ["bad.svo2"]);
+
+    // A camera with damage: its tile stands still meanwhile, the others and the length are as ever.
+    let whole = written(&times, &frames);
+    let mut flipped = whole.clone();
+    let at = memchr::memmem::find(&whole, &frames[5]).unwrap();
+    flipped[at + frames[5].len() / 2] ^= 0x10;
+    let run = run_with(&flipped);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stdout.contains(": 39 frames"), "{}", run.stdout);
+    assert!(
+        run.stderr.contains("frames could not be decoded"),
+        "{}",
+        run.stderr
+    );
+    // And one that is none, and one that is cut.
+    let run = run_with(b"no recording");
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("bad.svo2: not a ZED recording"),
+        "{}",
+        run.stderr
+    );
+    let run = run_with(&whole[..whole.len() / 2]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("recording was not closed"),
+        "{}",
+        run.stderr
+    );
 }
 
 /// The bar codes of the third camera's own frames, read from its MP4.

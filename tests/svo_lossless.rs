@@ -31,7 +31,8 @@ fn pattern(more: &[&str]) -> Vec<u8> {
     output.stdout
 }
 
-fn recording() -> Vec<u8> {
+/// The access units of the pattern, a key frame each six.
+fn units() -> Vec<Vec<u8>> {
     let stream = pattern(
         &"-c:v libx264 -qp 0 -preset ultrafast -g 6 -bf 0 -x264-params aud=1 -f h264"
             .split(' ')
@@ -48,16 +49,53 @@ fn recording() -> Vec<u8> {
         .map(|(at, _)| at)
         .chain([stream.len()])
         .collect();
-    let units: Vec<&[u8]> = starts.windows(2).map(|w| &stream[w[0]..w[1]]).collect();
+    let units: Vec<_> = starts
+        .windows(2)
+        .map(|w| stream[w[0]..w[1]].to_vec())
+        .collect();
     assert_eq!(units.len(), FRAMES);
+    units
+}
+
+fn recording() -> Vec<u8> {
+    recording_of(&units())
+}
+
+fn recording_of(units: &[Vec<u8>]) -> Vec<u8> {
     let frames = units.iter().enumerate().map(|(n, unit)| {
         (
             1_773_806_381_000_000_000 + n as u64 * 33_333_333,
-            *unit,
+            &unit[..],
             n % 6 == 0,
         )
     });
-    write_svo(&SvoOptions::default(), frames)
+    // A chunk for each, so that the checksum of one says which frame is bad.
+    let options = SvoOptions {
+        chunk_size: 1,
+        ..SvoOptions::default()
+    };
+    write_svo(&options, frames)
+}
+
+/// Which frame of the pattern each picture shows: the one it differs least from.
+fn frames_shown(output: &std::path::Path) -> Vec<usize> {
+    let whole = pattern(&["-f", "rawvideo"]);
+    let sources: Vec<_> = whole.chunks(2 * WIDTH * HEIGHT * 3 / 2).collect();
+    assert_eq!(sources.len(), FRAMES);
+    let distance = |picture: &[u8], source: &[u8]| -> u64 {
+        let rows = picture.chunks(WIDTH).zip(source.chunks(2 * WIDTH));
+        rows.flat_map(|(row, both)| row.iter().zip(both))
+            .map(|(a, b)| u64::from(a.abs_diff(*b)))
+            .sum()
+    };
+    let nearest = |picture: &Vec<u8>| {
+        let all = sources.iter().map(|source| distance(picture, source));
+        let (at, least) = all.enumerate().min_by_key(|(_, sum)| *sum).unwrap();
+        let mean = least as f64 / (WIDTH * HEIGHT) as f64;
+        assert!(mean < 2.0, "{mean:.2} levels off frame {at}");
+        at
+    };
+    luma(output, WIDTH, HEIGHT).iter().map(nearest).collect()
 }
 
 #[test]
@@ -72,18 +110,35 @@ fn a_lossless_recording_becomes_an_mp4_of_its_left_pictures() {
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(names(dir.path()), ["in.svo2", "out.mp4"]);
 
-    let pictures = luma(&output, WIDTH, HEIGHT);
-    let whole = pattern(&["-f", "rawvideo"]);
-    let sources: Vec<_> = whole.chunks(2 * WIDTH * HEIGHT * 3 / 2).collect();
-    assert_eq!((pictures.len(), sources.len()), (FRAMES, FRAMES));
-    for (n, (picture, source)) in pictures.iter().zip(&sources).enumerate() {
-        let rows = picture.chunks(WIDTH).zip(source.chunks(2 * WIDTH));
-        let total: u64 = rows
-            .flat_map(|(row, both)| row.iter().zip(both))
-            .map(|(a, b)| u64::from(a.abs_diff(*b)))
-            .sum();
-        let mean = total as f64 / (WIDTH * HEIGHT) as f64;
-        assert!(mean < 2.0, "frame {n}: {mean:.2} levels off its source");
+    assert_eq!(frames_shown(&output), (0..FRAMES).collect::<Vec<_>>());
+}
+
+/// The process that decodes ends with what it has; the next key frame has one of its own. In front of that the
+/// parameter sets are missing here, as some writers leave them out.
+#[test]
+fn damage_costs_a_lossless_recording_frames_up_to_its_next_key_frame() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in.svo2"), dir.path().join("out.mp4"));
+    let mut units = units();
+    let whole = recording_of(&units);
+    let sets: Vec<usize> = memchr::memmem::find_iter(&units[6], &[0, 0, 1, 0x67]).collect();
+    assert_eq!(sets.len(), 1);
+    let slice = memchr::memmem::find(&units[6], &[0, 0, 1, 0x65]).unwrap();
+    units[6].drain(sets[0]..slice);
+    for bytes in [whole, recording_of(&units)] {
+        let mut flipped = bytes.clone();
+        let at = memchr::memmem::find(&bytes, &units[2]).unwrap();
+        flipped[at + units[2].len() / 2] ^= 0x10;
+        std::fs::write(&input, &flipped).unwrap();
+        let run = convert(&input, &output, &["--view", "left-raw"]);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        let said = run.stderr.contains("4 frames could not be read or decoded");
+        assert!(said, "{}", run.stderr);
+        let shown = frames_shown(&output);
+        assert_eq!(shown, (0..2).chain(6..FRAMES).collect::<Vec<_>>());
     }
 }
 

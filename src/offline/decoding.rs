@@ -29,6 +29,8 @@ pub(super) struct Decoding<'r> {
     /// The decoder takes one frame at a time, up to and with this one. `None`: it does not.
     exact_until: Option<usize>,
     has_keys: bool,
+    /// The recording says at some frames that the picture is whole there.
+    heals: bool,
     ready: VecDeque<DecodedPicture>,
     /// The first frame that is not done: its picture has not been sent, nor is it known to be lost.
     next: usize,
@@ -47,6 +49,7 @@ pub(super) struct Decoding<'r> {
 impl<'r> Decoding<'r> {
     pub(super) fn new(recording: &'r Recording, threads: usize) -> Self {
         let exactness = Exactness::Late(threads);
+        let has_keys = recording.frames().iter().any(|frame| frame.key);
         Self {
             recording,
             reader: FrameReader::new(recording),
@@ -54,7 +57,8 @@ impl<'r> Decoding<'r> {
             threads,
             fresh: true,
             exact_until: None,
-            has_keys: recording.frames().iter().any(|frame| frame.key),
+            has_keys,
+            heals: has_keys || recording.recovered(0).is_some(),
             ready: VecDeque::new(),
             next: 0,
             hidden: 0..0,
@@ -69,10 +73,10 @@ impl<'r> Decoding<'r> {
     /// Gives the pictures of the frames `first` to `last` to `send` until it refuses one or
     /// `stop` is set, and returns how many of those frames there are no pictures of.
     ///
-    /// In front of the first key frame pictures are shown as far as they can be made. Where a
-    /// recording has key frames but neither one nor a recovery point follows a damaged frame, the
-    /// rest is given up as its unreadable end; where it has neither at all, everything builds on
-    /// the past anyway and decoding just goes on.
+    /// In front of the first key frame pictures are shown as far as they can be made. Where neither
+    /// a key frame nor a recovery point follows a damaged frame, the rest is given up as the
+    /// unreadable end of the recording; where it has neither at all, everything builds on the past
+    /// anyway and decoding just goes on.
     ///
     /// # Errors
     ///
@@ -130,16 +134,19 @@ impl<'r> Decoding<'r> {
                         Decoded::Damaged => Some(index + 1),
                     }
                 };
+            let mut done = None;
             index = match lost {
                 None => index + 1,
                 Some(behind) => match self.resume(behind) {
-                    Ok(resumed) => resumed.unwrap_or(last + 1),
+                    Ok(resumed) => *done.insert(resumed.unwrap_or(last + 1)),
                     Err(error) => self.look_again(index, &error),
                 },
             };
             if !self.send(first, last, send) {
                 return Ok(0);
             }
+            // What is passed over is done once the pictures in front of it are sent.
+            self.next = self.next.max(done.unwrap_or(0));
         }
         if stop.is_stopped() {
             return Ok(0);
@@ -207,10 +214,9 @@ impl<'r> Decoding<'r> {
         let by_key = key.filter(|key| whole.is_none_or(|whole| *key <= whole));
         if let Some(key) = by_key {
             self.drain()?;
-            self.next = key;
             return Ok(Some(key));
         }
-        if whole.is_none() && self.has_keys {
+        if whole.is_none() && self.heals {
             self.drain()?;
             return Ok(None);
         }
@@ -341,3 +347,6 @@ const MOST_DECODE_THREADS: usize = 8;
 const LOOKED_AT_KEYS: usize = 64;
 /// A recording of which so many frames are of an unsupported kind, and none was decoded, is one.
 const MOST_REFUSALS: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use crate::encode::{
     Codec, EncodeError, EncodedQueue, Encoder, EncoderChoice, EncoderConfig, FrameRate, Outcome,
     Picture, Preset, RateControl, Tuning,
 };
-use crate::frame::surface::{I420PlanesMut, I420Surface};
+use crate::frame::surface::{FillError, I420PlanesMut, I420Surface};
 use crate::frame::{
     FrameInfo, FrameView, PictureShape, PixelFormat, PlaneLayout, Snapshot, SurfaceLease,
 };
@@ -112,7 +112,15 @@ impl Canvas {
                 draw(&mut host.planes_mut());
                 pack_yuyv(host, bytes);
                 let view = FrameView::from_slice(self.info, bytes);
-                surface.fill(&view).map_err(|error| {
+                let mut uploaded = surface.fill(&view);
+                // Nothing here is in a hurry: a copy that was late may be made again. A driver
+                // that is late each time is given up by the encoder itself.
+                for _ in 1..UPLOADS {
+                    if matches!(uploaded, Err(FillError::Upload(_))) {
+                        uploaded = surface.fill(&view);
+                    }
+                }
+                uploaded.map_err(|error| {
                     Undrawn::Upload(OfflineError::EncoderBroke {
                         frames: u64::from(self.count),
                         source: EncodeError::Failed {
@@ -357,12 +365,74 @@ fn pack_yuyv(surface: &I420Surface, out: &mut Vec<u8>) {
     }
 }
 
+/// Tries for a picture to reach the GPU.
+const UPLOADS: u32 = 3;
 /// Enough for one to be drawn, one coded and some to wait.
 const SURFACES_IN_FLIGHT: usize = 3;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::surface::SurfaceMemory;
+
+    /// Its first uploads are late.
+    struct Late {
+        left: u32,
+    }
+
+    impl SurfaceMemory for Late {
+        fn fill(&mut self, _: &FrameView<'_>) -> Result<(), FillError> {
+            let late = self.left > 0;
+            self.left = self.left.saturating_sub(1);
+            match late {
+                true => Err(FillError::Upload("late".to_owned())),
+                false => Ok(()),
+            }
+        }
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+
+        fn as_any_mut(&mut self) -> &mut dyn std::any::Any {
+            self
+        }
+    }
+
+    #[test]
+    fn a_late_upload_is_made_again_and_never_a_picture_left_out() {
+        let format = VideoFormat {
+            width: 64,
+            height: 32,
+            rate: FrameRate::THIRTY,
+            colour: crate::offline::colour::BT709,
+            pictures: 2,
+        };
+        for (late, arrives) in [(0, true), (UPLOADS - 1, true), (UPLOADS, false)] {
+            let pool = crate::frame::SurfacePool::new(vec![Box::new(Late { left: late })]);
+            let (free, free_here) = mpsc::channel();
+            let (filled, pictures) = mpsc::sync_channel(1);
+            free.send(pool.take().unwrap()).unwrap();
+            let mut canvas = Canvas {
+                free: free_here,
+                filled,
+                info: frame_info(&format),
+                count: 0,
+                packed: None,
+                encoder: "nvenc",
+            };
+            let drawn = canvas.draw(MediaTime(0), |_| ());
+            assert_eq!(drawn.is_ok(), arrives);
+            assert_eq!(pictures.try_recv().is_ok(), arrives);
+            if let Err(undrawn) = drawn {
+                let error = undrawn.into_result().unwrap_err();
+                assert!(
+                    matches!(error, OfflineError::EncoderBroke { .. }),
+                    "{error}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn packed_rows_repeat_their_chroma() {

@@ -22,5 +22,8 @@ pub mod rectify;
 pub mod scale;
 pub mod sdk;
 pub mod svo;
+#[cfg(test)]
+#[path = "../../tests/common/svo_writer.rs"]
+mod svo_writer;
 pub mod timeline;
 pub mod view;

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
 
@@ -21,6 +22,14 @@ pub enum ProgressChoice {
 pub struct Progress {
     bar: Option<ProgressBar>,
     name: String,
+    moved: Arc<Mutex<Moved>>,
+}
+
+/// The bar's own limit lets bursts through; a state is handed to it only when it may be drawn.
+#[derive(Debug, Default)]
+struct Moved {
+    at: Option<Instant>,
+    done: u64,
 }
 
 impl Progress {
@@ -47,6 +56,7 @@ impl Progress {
         Self {
             bar,
             name: name.to_owned(),
+            moved: Arc::default(),
         }
     }
 
@@ -55,6 +65,7 @@ impl Progress {
         Self {
             bar: Some(ProgressBar::hidden()),
             name: String::new(),
+            moved: Arc::default(),
         }
     }
 
@@ -65,7 +76,13 @@ impl Progress {
 
     pub fn set(&self, done: u64) {
         if let Some(bar) = &self.bar {
-            bar.set_position(done);
+            let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = moved.at.is_none_or(|at| at.elapsed() >= REDRAW);
+            if moved.done != done && due {
+                moved.at = Some(Instant::now());
+                bar.set_position(done);
+            }
+            moved.done = done;
         }
     }
 
@@ -87,7 +104,11 @@ impl Progress {
     /// Leaves the bar as it stands, or says how it ended.
     pub fn end(&self, how: &str) {
         match &self.bar {
-            Some(bar) => bar.abandon(),
+            Some(bar) => {
+                let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+                bar.set_position(moved.done);
+                bar.abandon();
+            }
             None => {
                 let _ = writeln!(io::stderr(), "{}: {how}", self.name);
             }
@@ -196,6 +217,7 @@ impl TermLike for PlainTerm {
 }
 
 const REDRAWS_PER_SECOND: u8 = 10;
+const REDRAW: Duration = Duration::from_millis(1000 / REDRAWS_PER_SECOND as u64);
 
 #[cfg(test)]
 mod tests {
@@ -251,6 +273,33 @@ mod tests {
         fn flush(&self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// A thousand states in a row, which take far less than a second: the first, those that are due
+    /// and the last.
+    #[test]
+    fn the_bar_is_drawn_ten_times_a_second_and_at_the_end() {
+        let drawn = Drawn::default();
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(drawn.clone()), 10);
+        let bar = ProgressBar::with_draw_target(Some(1000), target)
+            .with_style(style("frame"))
+            .with_prefix("a.svo2");
+        let progress = Progress {
+            bar: Some(bar),
+            name: "a.svo2".to_owned(),
+            moved: Arc::default(),
+        };
+        let started = Instant::now();
+        for done in 0..=1000 {
+            progress.set(done);
+            progress.set(done);
+        }
+        progress.end("done");
+        let tenths = started.elapsed().as_millis() as usize / 100;
+        let shown = drawn.0.lock().unwrap().clone();
+        let times = shown.matches("a.svo2: ").count();
+        assert!((2..=tenths + 4).contains(&times), "{times}: {shown}");
+        assert!(shown.contains("100%|##########| 1000/1000 ["), "{shown}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct SvoOptions {
     pub fps: u32,
     pub compression: Option<Compression>,
     pub chunk_size: u64,
+    /// Chunks have a checksum; without it damage of a payload is for the decoder to find.
+    pub checksums: bool,
     /// `side_by_side` for a recording; anything else for a file without video.
     pub video_topic: &'static str,
 }
@@ -25,6 +27,7 @@ impl Default for SvoOptions {
             fps: 30,
             compression: None,
             chunk_size: 786_432,
+            checksums: true,
             video_topic: "side_by_side",
         }
     }
@@ -40,6 +43,7 @@ pub fn write_svo<'p>(
         .library("libmcap stereolabs")
         .compression(options.compression)
         .chunk_size(Some(options.chunk_size))
+        .calculate_chunk_crcs(options.checksums)
         .create(Cursor::new(Vec::new()))
         .expect("writing to memory");
     let mut channel = |topic: &str, schema: &str, encoding: &str, message: &str| {

@@ -128,6 +128,15 @@ fn make(args: &GridArgs, stop: &StopToken) -> Result<GridDone, OfflineError> {
             "the recordings differ in frame rate ({rates:?}); taking {slowest}"
         ));
     }
+    let colour = recordings[0].colour();
+    for (recording, name) in recordings.iter().zip(&names).skip(1) {
+        if recording.colour() != colour {
+            progress.warn(&format!(
+                "{name}: its colours are coded in another way than those of {} and will look off",
+                names[0]
+            ));
+        }
+    }
     let job = GridJob {
         output,
         rate,

@@ -345,6 +345,10 @@ fn settings(config: &EncoderConfig) -> Vec<(&'static str, String)> {
             ("rc-lookahead", lookahead.to_string()),
             ("b-adapt", "0".to_owned()),
         ]);
+    } else if matches!(cores(), 2..=3) {
+        // By itself it takes one there, and a core waits at the end of each picture. On more cores
+        // it takes two or more.
+        list.push(("frame-threads", "2".to_owned()));
     }
     if config.intra_refresh {
         // A column of blocks that walks over the picture once each `keyint` pictures. It must not be
@@ -381,10 +385,14 @@ fn rate_settings(config: &EncoderConfig) -> Vec<(&'static str, String)> {
 
 /// Threads that code the rows of one picture side by side; they cost no delay.
 fn workers() -> String {
-    match available_parallelism().map_or(1, NonZero::get) {
+    match cores() {
         1 => "none".to_owned(),
         cores => cores.min(16).to_string(),
     }
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, NonZero::get)
 }
 
 fn refused(reason: String) -> EncodeError {

@@ -1,10 +1,9 @@
 use std::path::PathBuf;
 
 use super::*;
+use mcap::records::op;
 
-#[path = "../../../tests/common/svo_writer.rs"]
-mod svo_writer;
-use svo_writer::{SvoOptions, write_svo};
+use crate::offline::svo_writer::{self, SvoOptions, write_svo};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/svo2")).join(name)
@@ -142,6 +141,10 @@ fn flipped_lengths_in_record_and_chunk_headers_cost_little() {
         let (_dir, recording) = opened(&damaged);
         let recording = recording.unwrap();
         assert_eq!(recording.frames().len(), 40 - lost, "byte {at}");
+        let frames = recording.frames().iter().enumerate();
+        let after_loss = frames.filter(|(_, frame)| frame.after_loss);
+        let after_loss: Vec<_> = after_loss.map(|(index, _)| index).collect();
+        assert_eq!(after_loss, vec![20; lost], "byte {at}");
         assert!(
             recording
                 .warnings()
@@ -192,6 +195,125 @@ fn compressed_chunks_are_read_too() {
             assert_eq!(reader.payload(index).unwrap(), payload);
         }
     }
+}
+
+/// A record by hand: op code, length, content.
+fn record(code: u8, content: &[u8]) -> Vec<u8> {
+    let len = (content.len() as u64).to_le_bytes();
+    [&[code][..], &len, content].concat()
+}
+
+/// A file without chunks: one video channel, as far as its messages.
+fn head_without_chunks() -> Vec<u8> {
+    let (topic, encoding) = ("Camera_SN7/side_by_side", "zed_sdk_encoded");
+    let mut channel = vec![1, 0, 0, 0]; // channel 1, no schema
+    for text in [topic, encoding] {
+        channel.extend((text.len() as u32).to_le_bytes());
+        channel.extend(text.as_bytes());
+    }
+    channel.extend([0; 4]); // no metadata
+    [mcap::MAGIC, &record(op::CHANNEL, &channel)].concat()
+}
+
+fn message(index: u32, payload: &[u8]) -> Vec<u8> {
+    let time = 1_773_806_381_000_000_000 + u64::from(index) * 33_333_333;
+    let mut content = vec![1, 0, 0, 0, 0, 0]; // channel 1, sequence 0
+    content.extend(time.to_le_bytes());
+    content.extend(time.to_le_bytes());
+    content.extend(svo_writer::frame_message(payload, time, index, 0, true));
+    record(op::MESSAGE, &content)
+}
+
+#[test]
+fn records_of_over_four_gigabytes_are_read_or_passed_over() {
+    let payload = [0, 0, 0, 1, 0x67, 9, 0, 0, 1, 0x65, 0x80];
+    let head = head_without_chunks();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sparse.svo2");
+    // Where the length of the second message and that of its payload are.
+    let first = message(0, &payload);
+    let second = head.len() + first.len();
+    for (long_payload, hole, found) in [(None, 5 << 30, 3), (Some(257 << 20), 258 << 20, 2)] {
+        let mut start = [&head[..], &first, &message(1, &payload)].concat();
+        let len = (start.len() - second - 9) as u64 + hole;
+        start[second + 1..][..8].copy_from_slice(&len.to_le_bytes());
+        if let Some(n) = long_payload {
+            let n: u32 = n;
+            let at = second + 9 + 22 + 4;
+            start[at..at + 4].copy_from_slice(&n.to_le_bytes());
+        }
+        // The hole takes no room on the disk.
+        let file = File::create(&path).unwrap();
+        file.write_all_at(&start, 0).unwrap();
+        let behind = start.len() as u64 + hole;
+        file.write_all_at(&message(2, &payload), behind).unwrap();
+        let recording = Recording::open(&path);
+        if long_payload.is_some() {
+            // Damage: looking for the next frame in the hole ends at the first one behind it.
+            let recording = recording.unwrap();
+            assert_eq!(recording.frames().len(), found);
+            assert!(recording.frames()[1].after_loss);
+            continue;
+        }
+        let recording = recording.unwrap();
+        assert_eq!(recording.frames().len(), found);
+        let mut reader = FrameReader::new(&recording);
+        for index in 0..found {
+            assert_eq!(reader.payload(index).unwrap(), payload);
+        }
+    }
+}
+
+/// An lz4 frame (its specification, version 1.6) of one block that is stored as it is: magic,
+/// descriptor `60 40` and its checksum `82`, length with the highest bit set, end mark.
+fn stored(bytes: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x04, 0x22, 0x4D, 0x18, 0x60, 0x40, 0x82];
+    frame.extend((bytes.len() as u32 | 1 << 31).to_le_bytes());
+    frame.extend(bytes);
+    frame.extend([0; 4]);
+    frame
+}
+
+#[test]
+fn what_a_compressed_chunk_says_of_sizes_is_held_against_its_bytes() {
+    let header = |compression: &str, size: u64| mcap::records::ChunkHeader {
+        message_start_time: 0,
+        message_end_time: 0,
+        uncompressed_size: size,
+        uncompressed_crc: 0,
+        compression: compression.to_owned(),
+        compressed_size: 0,
+    };
+    let unpack = |compression: &str, size: usize, bytes: &[u8]| {
+        let mut found = Vec::new();
+        let header = header(compression, size as u64);
+        let result = chunk::unpack(&header, bytes, |record| found.push(record.opcode()));
+        (found, result)
+    };
+    let good = [message(0, &[1; 30]), message(1, &[2; 30])].concat();
+    let (found, result) = unpack("lz4", good.len(), &stored(&good));
+    result.unwrap();
+    assert_eq!(found, [op::MESSAGE; 2]);
+    // The header speaks of more than its bytes can hold.
+    for size in [1 << 20, 1 << 30, 1 << 62, usize::MAX] {
+        let (found, result) = unpack("lz4", size, &stored(&good));
+        let error = result.unwrap_err();
+        assert!(
+            matches!(error, chunk::PackedError::TooLarge { .. }),
+            "{error}"
+        );
+        assert!(found.is_empty());
+    }
+    // A record in it does.
+    for len in [200_u64 << 20, 1 << 40, u64::MAX] {
+        let mut bytes = good.clone();
+        bytes[1..9].copy_from_slice(&len.to_le_bytes());
+        let (found, result) = unpack("lz4", bytes.len(), &stored(&bytes));
+        assert!(result.is_err() && found.is_empty(), "{len}");
+    }
+    assert!(unpack("lz4", good.len(), &stored(&good)[..40]).1.is_err());
+    assert!(unpack("zstd", good.len(), &stored(&good)).1.is_err());
+    assert!(unpack("brotli", good.len(), &stored(&good)).1.is_err());
 }
 
 #[test]
@@ -253,4 +375,20 @@ fn decoding_starts_at_the_last_key_frame_or_at_the_very_start() {
         ),
         (Some(7), Some(19), None)
     );
+}
+
+/// The stream has recovery points at frames 15, 35 and 55, 19 frames ahead each; that the first clean frame is 34
+/// is also what the manifest says.
+#[test]
+fn a_refreshed_stream_is_whole_again_where_its_recovery_points_say() {
+    let recording = Recording::open(&fixture("h264_intra_refresh_no_idr.svo2")).unwrap();
+    let frames = recording.frames().iter().enumerate();
+    let points: Vec<_> = frames
+        .filter_map(|(at, frame)| Some((at, frame.recovery?)))
+        .collect();
+    assert_eq!(points, [(15, 19), (35, 19), (55, 19)]);
+    let whole = [0, 15, 16, 35, 36].map(|from| recording.recovered(from));
+    assert_eq!(whole, [Some(34), Some(34), Some(54), Some(54), None]);
+    let keyed = Recording::open(&fixture("h264_svga.svo2")).unwrap();
+    assert_eq!(keyed.recovered(0), None);
 }
