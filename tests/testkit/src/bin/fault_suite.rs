@@ -2,18 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
 use testkit::exit;
-use testkit::faults::case::Settings;
+use testkit::faults::case::{Case, Run, Settings};
 use testkit::faults::evidence::{Evidence, Totals};
 use testkit::faults::feed::{Feed, Writes};
 use testkit::faults::leftovers::{self, Leftover};
-use testkit::faults::scenarios;
+use testkit::faults::scenarios::{self, soak};
 use testkit::names::Names;
-use testkit::noise::Noise;
 use testkit::producer::unix_ns;
 
 /// Plays faults against cvmmap_streamer and checks what it promises; every scenario has a control that shows that its check
@@ -54,8 +53,8 @@ struct Arguments {
     /// Frames per second of torn_read, of 30, 60, 200 and 1000; repeatable [default: all]
     #[arg(long, value_name = "FPS")]
     torn_fps: Vec<u32>,
-    /// All scenarios at random for so long [default: 180]
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "180")]
+    /// One streamer through faults at random for so long [default: 180]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "180", conflicts_with_all = ["only", "full"])]
     soak: Option<u64>,
     /// Of everything random [default: the clock]
     #[arg(long)]
@@ -145,7 +144,6 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
         .collect();
     let facts = json!({ "seed": seed, "full": arguments.full, "soak_seconds": arguments.soak, "encoder": arguments.encoder });
     let mut rows = Vec::new();
-    let start = Instant::now();
     match arguments.soak {
         None => {
             for (number, scenario) in wanted.iter().enumerate() {
@@ -155,19 +153,8 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
             }
         }
         Some(seconds) => {
-            let mut noise = Noise::new(seed);
-            let mut number = 0;
-            while start.elapsed() < Duration::from_secs(seconds) {
-                let scenario = wanted[noise.below(wanted.len() as u64) as usize];
-                let settings = Settings {
-                    seed: noise.next_u64(),
-                    ..settings.clone()
-                };
-                let folder = evidence.run.join(format!("{number:04}"));
-                rows.push(scenario.run(&settings, &folder, number, false)?);
-                evidence.write(&rows, &facts)?;
-                number += 1;
-            }
+            let case = Case::new(&settings, "soak", Run::Fault, &evidence.run.join("soak"), 0)?;
+            rows = soak::run(case, seconds, &mut evidence, &facts)?;
         }
     }
     println!("timeline: {}", evidence.run.join("timeline.png").display());

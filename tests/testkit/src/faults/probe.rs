@@ -215,6 +215,8 @@ pub struct Verified {
     pub last_right: u64,
     /// Lines that the decoder wrote.
     pub complaints: u64,
+    /// Of each unit, whether its picture is right; `None` without one.
+    pub units: Vec<Option<bool>>,
 }
 
 /// A picture that holds rows of two frames.
@@ -258,6 +260,7 @@ pub fn verify(stream: &Path, ids: &[u32], width: usize, height: usize) -> io::Re
 fn compare(pictures: &[Seen], ids: &[u32]) -> Verified {
     let mut verified = Verified {
         pictures: pictures.len() as u64,
+        units: vec![None; ids.len()],
         ..Verified::default()
     };
     let mut spare = ids.len().saturating_sub(pictures.len());
@@ -271,6 +274,7 @@ fn compare(pictures: &[Seen], ids: &[u32]) -> Verified {
             verified.wrong += 1;
             continue;
         };
+        let right = verified.right;
         match *seen {
             Seen::Whole(number) if number == id as u8 => verified.right += 1,
             Seen::Whole(number) => {
@@ -302,6 +306,7 @@ fn compare(pictures: &[Seen], ids: &[u32]) -> Verified {
             }),
             Seen::Unreadable { .. } => verified.unreadable += 1,
         }
+        verified.units[next] = Some(verified.right > right);
         next += 1;
     }
     verified
@@ -318,10 +323,13 @@ mod tests {
         assert_eq!((all.right, all.wrong, all.undecoded), (3, 0, 0));
         let fewer = compare(&whole(&[1, 4, 5]), &[1, 2, 3, 4, 5]);
         assert_eq!((fewer.right, fewer.wrong, fewer.undecoded), (3, 0, 2));
+        let (yes, none) = (Some(true), None);
+        assert_eq!(fewer.units, [yes, none, none, yes, yes]);
         let next = compare(&whole(&[1, 3, 3, 4]), &[1, 2, 3, 4]);
         assert_eq!((next.right, next.torn.len(), next.wrong), (3, 1, 0));
         let wrong = compare(&whole(&[1, 9]), &[1, 2]);
         assert_eq!((wrong.right, wrong.wrong), (1, 1));
+        assert_eq!(wrong.units, [Some(true), Some(false)]);
     }
 
     #[test]

@@ -155,6 +155,11 @@ impl Rig {
         })
     }
 
+    /// What the streamer may take is counted from here on.
+    pub fn measure_from_now(&mut self) {
+        self.before = self.streamer.vitals.forget_peak();
+    }
+
     /// The producer; there is one unless the scenario took it away.
     ///
     /// # Errors
@@ -436,7 +441,7 @@ pub fn source_count(report: &Value, name: &str) -> u64 {
 }
 
 /// Those of [`drops`] that are frames, and not messages about none.
-fn frames_lost(report: &Value) -> u64 {
+pub fn frames_lost(report: &Value) -> u64 {
     let messages = ["bad_notices", "foreign_labels", "duplicates"];
     let drops = drops(report);
     let counts = drops.as_object().into_iter().flatten();

@@ -52,7 +52,7 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
 
 /// A receiver at a port that one was at before. A child that is being started meanwhile may hold a copy of its socket
 /// until it runs its program.
-fn start_again(port: u16, dump: PathBuf) -> io::Result<Probe> {
+pub(super) fn start_again(port: u16, dump: PathBuf) -> io::Result<Probe> {
     let patience = Instant::now() + Duration::from_secs(10);
     loop {
         match Probe::start(port, dump.clone()) {
