@@ -441,7 +441,7 @@ pub fn source_count(report: &Value, name: &str) -> u64 {
 }
 
 /// Those of [`drops`] that are frames, and not messages about none.
-pub fn frames_lost(report: &Value) -> u64 {
+fn frames_lost(report: &Value) -> u64 {
     let messages = ["bad_notices", "foreign_labels", "duplicates"];
     let drops = drops(report);
     let counts = drops.as_object().into_iter().flatten();

@@ -14,7 +14,7 @@ use crate::faults::evidence::Evidence;
 use crate::faults::feed::{Feed, Pace};
 use crate::faults::probe::{self, Probe, Verified};
 use crate::faults::process::{Process, Sample};
-use crate::faults::rig::{Fail, Pictures, Rig, Setup, frames_lost};
+use crate::faults::rig::{Fail, Pictures, Rig, Setup};
 use crate::faults::suite::Row;
 use crate::faults::timeline::Timeline;
 use crate::nats::Nats;
@@ -109,6 +109,7 @@ pub fn run(
             continue;
         }
         let (began, checks) = (Instant::now(), case.checks.len());
+        let before = (soak.rig.writes.published(), soak.rig.probe.count() as u64);
         case.numbers.clear();
         case.say(format!(
             "{:5.1} s {}",
@@ -120,7 +121,12 @@ pub fn run(
         }
         let calm = soak.calm(&mut case)?;
         calms.push((fault.name, calm));
-        rows.push(soak.row(&case, fault.name, began, checks));
+        let published = soak.rig.writes.published() - before.0;
+        let received = soak.rig.probe.count() as u64 - before.1;
+        case.number("published", published);
+        case.number("received", received);
+        let row = soak.row(&case, fault.name, began, checks);
+        rows.push(with_lost(row, published.saturating_sub(received)));
         evidence.write(&rows, facts)?;
     }
     if !measured {
@@ -165,6 +171,14 @@ fn row(case: &Case, name: &'static str, began: Instant, checks: usize) -> Row {
         began,
         timeline: Timeline::default(),
     }
+}
+
+/// Of a fault, the frames that no unit came of: known now, while the streamer's own report comes at its end.
+fn with_lost(mut row: Row, lost: u64) -> Row {
+    if let Some(last) = row.timeline.0.last_mut() {
+        last.lost = lost;
+    }
+    row
 }
 
 impl Soak {
@@ -246,12 +260,8 @@ impl Soak {
         self.rig.run(3.0)?;
         let held = self.rig.writes.held();
         let outcome = self.rig.finish(case, Pictures::Any)?;
-        // All of it has been drawn already: the last point has what the report counts.
-        let last = case.timeline.0.last().copied();
-        case.timeline.0 = last.into_iter().collect();
-        if let Some(last) = case.timeline.0.last_mut() {
-            last.lost = frames_lost(&outcome.report);
-        }
+        // All of it has been drawn already.
+        case.timeline = Timeline::default();
         case.check(
             "wire",
             outcome.counts.violations.is_empty() && outcome.counts.times_going_back == 0,
@@ -383,8 +393,8 @@ fn clock_jumps(soak: &mut Soak) -> Result<(), Fail> {
 }
 
 fn ids_jump(soak: &mut Soak) -> Result<(), Fail> {
-    // To the end of the numbers, which wrap, and to anywhere.
-    for id in [u32::MAX - 5, soak.noise.next_u64() as u32] {
+    // To the end of the numbers, which wrap, and anywhere back.
+    for id in [u32::MAX - 5, u32::MAX - soak.noise.below(1 << 30) as u32] {
         soak.rig.feed()?.id = id;
         soak.rig.run(0.5)?;
     }
