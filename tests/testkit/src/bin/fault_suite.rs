@@ -11,6 +11,7 @@ use testkit::faults::case::{Case, Run, Settings};
 use testkit::faults::evidence::{Evidence, Totals};
 use testkit::faults::feed::{Feed, Writes};
 use testkit::faults::leftovers::{self, Leftover};
+use testkit::faults::probe;
 use testkit::faults::scenarios::{self, soak};
 use testkit::names::Names;
 use testkit::producer::unix_ns;
@@ -68,6 +69,9 @@ struct Arguments {
     /// Is a producer until it is killed: segment, endpoint, label
     #[arg(long, num_args = 3, hide = true, value_names = ["SHM", "ZMQ", "LABEL"])]
     as_producer: Option<Vec<String>>,
+    /// Says what a dump of a run that was stopped shows
+    #[arg(long, hide = true, value_name = "FILE")]
+    look_at: Option<PathBuf>,
     /// Takes ever more of everything until it is killed
     #[arg(long, hide = true)]
     as_leak: bool,
@@ -80,6 +84,26 @@ fn main() -> ExitCode {
     }
     if arguments.as_leak {
         return leak();
+    }
+    if let Some(dump) = &arguments.look_at {
+        return match probe::ids_of(dump).and_then(|ids| probe::verify(dump, &ids, 640, 360)) {
+            Ok(seen) => {
+                println!(
+                    "{} pictures, {} right, {} wrong, {} unreadable, {} units without one, torn: {:?}",
+                    seen.pictures,
+                    seen.right,
+                    seen.wrong,
+                    seen.unreadable,
+                    seen.undecoded,
+                    seen.torn
+                );
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {}: {error}", dump.display());
+                ExitCode::from(exit::INITIALIZATION)
+            }
+        };
     }
     if arguments.list {
         for scenario in scenarios::ALL {

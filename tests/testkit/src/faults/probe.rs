@@ -256,6 +256,28 @@ pub fn verify(stream: &Path, ids: &[u32], width: usize, height: usize) -> io::Re
     Ok(verified)
 }
 
+/// The ids in a dump, from the stamps that travel in it: of a run that was stopped before it looked at its pictures.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn ids_of(dump: &Path) -> io::Result<Vec<u32>> {
+    let bytes = std::fs::read(dump)?;
+    let starts: Vec<usize> = bytes
+        .windows(4)
+        .enumerate()
+        .filter(|(_, window)| *window == [0, 0, 0, 1])
+        .map(|(at, _)| at)
+        .collect();
+    let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
+    Ok(starts
+        .iter()
+        .zip(ends)
+        .filter_map(|(start, end)| stamp::find(Codec::H264, &bytes[start + 4..end]))
+        .map(|stamp| stamp.frame_id)
+        .collect())
+}
+
 /// Each picture with its id. Where the decoder gave fewer pictures than there were units, as many are passed over.
 fn compare(pictures: &[Seen], ids: &[u32]) -> Verified {
     let mut verified = Verified {
