@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that takes a streamer down in the field, done to this one: torn reads, stalled sinks, storms of resets,
 # and what else `--list` shows. Needs no server. Every scenario has a control that shows that its check can fail.
-#   --full            100,000 pictures a rate in torn_read (two hours; --torn-fps 200 for one rate)
-#   --soak [SECONDS]  all scenarios at random for so long (180), from a printed --seed N
+#   --full            100,000 pictures a rate in torn_read (half an hour; --torn-fps 200 for one rate)
+#   --soak [SECONDS]  one streamer through faults at random for so long (180), from a printed --seed N
 #   --only NAME       just that one; repeatable
 # Memory, descriptors, latency and drops over time are timeline.csv and timeline.png in the folder of the run.
 # Evidence goes below $CVMMAP_EVIDENCE_DIR (default .sisyphus/evidence).

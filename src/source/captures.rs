@@ -16,7 +16,8 @@ pub(super) struct Captures {
     /// Ids and times, ns, of the last notices, oldest first.
     recent: [(u32, u64); Self::MANY + 1],
     count: usize,
-    /// Nanoseconds a frame, over so many notices.
+    /// Nanoseconds a frame, over so many distances.
+    over_one: Lately,
     over_few: Lately,
     over_many: Lately,
 }
@@ -49,6 +50,7 @@ impl Captures {
         self.recent[self.count] = (frame_id, capture_ns);
         self.count += 1;
         for (span, lately) in [
+            (1, &mut self.over_one),
             (Self::FEW, &mut self.over_few),
             (Self::MANY, &mut self.over_many),
         ] {
@@ -79,13 +81,20 @@ impl Captures {
         }
     }
 
+    /// The shortest distance of two frames lately, where distances are not alike: after a late frame the next may
+    /// come as soon as that, and which frame was late cannot always be told.
+    pub fn least_of_uneven(&self) -> Option<Duration> {
+        let (least, _) = self.over_one.range(Lately::PIECES)?;
+        (!self.even()).then_some(duration(least))
+    }
+
     /// The interval that the producer means to keep, if it could.
     pub fn meant(&self) -> Option<Duration> {
         let (least, _) = self.over_many.range(Lately::PIECES)?;
         Some(duration(least))
     }
 
-    /// Whether the last distances are alike, as those of a producer that gets its time.
+    /// Whether the last distances are alike, within a quarter, as those of a producer that gets its time.
     pub fn even(&self) -> bool {
         let distances = self.recent[..self.count]
             .windows(2)
@@ -93,7 +102,7 @@ impl Captures {
         let range = distances.fold((i64::MAX, 0), |(least, most), distance| {
             (least.min(distance), most.max(distance))
         });
-        self.count > Self::MANY && range.1 / 3 <= range.0 / 2
+        self.count > Self::MANY && range.1 / 5 <= range.0 / 4
     }
 
     /// How late the newest frame was taken, if it is `step` from frame to frame and one of the `among` last
@@ -175,6 +184,19 @@ mod tests {
         let captures = after(&distances);
         assert_eq!(captures.soonest(), Some(ms(22) / 3));
         assert_eq!(captures.meant(), Some(ms(9)));
+    }
+
+    #[test]
+    fn the_shortest_distance_counts_while_they_are_not_alike() {
+        let mut distances = vec![10; 20];
+        assert_eq!(after(&distances).least_of_uneven(), None);
+        distances.extend([18, 2]);
+        for _ in 0..7 {
+            assert_eq!(after(&distances).least_of_uneven(), Some(ms(2)));
+            distances.push(10);
+        }
+        distances.push(10);
+        assert_eq!(after(&distances).least_of_uneven(), None);
     }
 
     #[test]

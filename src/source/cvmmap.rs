@@ -278,11 +278,7 @@ impl CvMmapSource {
             return Ok(None);
         };
         // The next frame keeps its own time, however late this one is.
-        let due = self.interval.due().unwrap_or(notice.arrival);
-        let latest_end = self
-            .interval
-            .shortest()
-            .map(|interval| due.min(notice.arrival) + interval * LATEST_TENTHS / 10);
+        let latest_end = self.interval.latest_end();
         let refused = match self
             .reader
             .read(region, &notice, latest_end, surfaces, &self.counters)
@@ -612,8 +608,6 @@ fn worth_a_line(n: u64) -> bool {
     n.is_power_of_two()
 }
 
-/// A read may end within so many tenths of the frame interval (contract section 4.5).
-const LATEST_TENTHS: u32 = 7;
 /// More notices than the socket keeps.
 const MOST_AT_ONCE: usize = 2000;
 const MANY_LATE: u32 = 30;

@@ -101,6 +101,10 @@ impl FrameInterval {
     /// Notices of which one at least was on time. A producer that counts its pauses from its last
     /// frame shifts its rhythm when it is late: so many frames later that is known.
     const ONE_ON_TIME: usize = 4;
+    /// A read may end within so many tenths of the frame interval (contract section 4.5).
+    const LATEST_TENTHS: u32 = 7;
+    /// Of the shortest distance, while they are not alike.
+    const LATEST_TENTHS_UNEVEN: u32 = 5;
 
     /// The newest notice of those that were received together.
     pub fn observe(&mut self, notice: FrameNotice) {
@@ -161,8 +165,24 @@ impl FrameInterval {
             .or(Some(arrival))
     }
 
+    /// When a read of the newest frame has to be over, since the next may be being written by then; `None` while
+    /// nothing is known.
+    pub fn latest_end(&self) -> Option<Instant> {
+        let arrival = self.last?.arrival;
+        let end = self.due()?.min(arrival) + self.shortest()? * Self::LATEST_TENTHS / 10;
+        // Whether the frame itself was taken late shows only if one of the last was in time.
+        match self.captures.least_of_uneven() {
+            Some(least) => {
+                let share = least * Self::LATEST_TENTHS_UNEVEN / 10;
+                let uneven = (arrival + share).checked_sub(self.older());
+                Some(end.min(uneven.unwrap_or(end)))
+            }
+            None => Some(end),
+        }
+    }
+
     /// How soon after a notice that was on time the next frame may be written.
-    pub fn shortest(&self) -> Option<Duration> {
+    fn shortest(&self) -> Option<Duration> {
         let both = [self.typical(), self.captures.soonest()];
         both.into_iter().flatten().min()
     }
@@ -416,7 +436,7 @@ mod tests {
     }
 
     /// Notices on our clock, by id, ms when the frame was taken, and ms that its notice took.
-    fn on_our_clock(notices: impl IntoIterator<Item = (u32, u64, u64)>) -> Vec<(u64, u64)> {
+    fn on_our_clock(notices: impl IntoIterator<Item = (u32, u64, u64)>) -> Vec<(u64, u64, u64)> {
         let start = Instant::now();
         let mut interval = FrameInterval::default();
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
@@ -431,7 +451,13 @@ mod tests {
                     age_ns: Some(took as i64 * 1_000_000),
                 });
                 let late = arrival - interval.due().expect("a notice was seen");
-                (ms(interval.shortest().unwrap_or_default()), ms(late))
+                let end = interval.latest_end().unwrap_or(arrival);
+                let left = end.saturating_duration_since(arrival);
+                (
+                    ms(interval.shortest().unwrap_or_default()),
+                    ms(late),
+                    ms(left),
+                )
             })
             .collect()
     }
@@ -445,7 +471,7 @@ mod tests {
             (id, taken, 3)
         });
         let seen = on_our_clock(frames);
-        for (id, (shortest, _)) in seen.iter().enumerate().skip(1) {
+        for (id, (shortest, ..)) in seen.iter().enumerate().skip(1) {
             assert_eq!(*shortest, 10, "{id}");
         }
         // Taken 8 ms late, behind frames of which each was behind a moment left out: the next one has 2 ms.
@@ -459,7 +485,7 @@ mod tests {
             };
             (id, taken, 3)
         });
-        let (_, late) = *on_our_clock(frames).last().unwrap();
+        let (_, late, _) = *on_our_clock(frames).last().unwrap();
         assert!(late >= 8, "{late} ms");
     }
 
@@ -467,10 +493,23 @@ mod tests {
     fn a_camera_on_our_clock_that_slows_down_is_on_time_again_after_eight_frames() {
         let slower = |id: u32| u64::from(id) * 10 + u64::from(id.saturating_sub(30)) * 10;
         let seen = on_our_clock((0..60).map(|id| (id, slower(id), 3)));
-        for (id, (shortest, late)) in seen.into_iter().enumerate().skip(1) {
+        for (id, (shortest, late, _)) in seen.into_iter().enumerate().skip(1) {
             assert_eq!(shortest, 10, "{id}: it may go back");
             assert_eq!(late > 0, (31..38).contains(&id), "{id}: {late}");
         }
+    }
+
+    #[test]
+    fn while_distances_are_not_alike_the_shortest_bounds_every_read() {
+        // All late, one after the other less, and then the next 4 ms behind the last.
+        let late = [
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 9, 8, 8, 7, 7, 1, 7, 7, 7, 7, 7,
+        ];
+        let frames = (0..22_u32).map(|id| (id, u64::from(id) * 10 + late[id as usize], 3));
+        let seen = on_our_clock(frames);
+        assert_eq!(seen[9], (10, 0, 7));
+        // Nobody before it was in time by more than this one is, but 4 ms lie between some.
+        assert_eq!(seen[21].2, 2);
     }
 
     #[test]
@@ -479,13 +518,13 @@ mod tests {
             39 => (id, 394, 6),
             _ => (id, u64::from(id) * 10, 3),
         });
-        assert_eq!(on_our_clock(frames).last(), Some(&(10, 7)));
+        assert_eq!(on_our_clock(frames).last(), Some(&(10, 7, 0)));
         // One late frame leaves the others in time.
         let frames = (0..60).map(|id| match id {
             39 => (id, 394, 3),
             _ => (id, u64::from(id) * 10, 3),
         });
-        assert_eq!(on_our_clock(frames).last(), Some(&(8, 0)));
+        assert_eq!(on_our_clock(frames).last(), Some(&(8, 0, 6)));
     }
 
     #[test]

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
 use testkit::exit;
-use testkit::faults::case::Settings;
+use testkit::faults::case::{Case, Run, Settings};
 use testkit::faults::evidence::{Evidence, Totals};
 use testkit::faults::feed::{Feed, Writes};
 use testkit::faults::leftovers::{self, Leftover};
-use testkit::faults::scenarios;
+use testkit::faults::probe;
+use testkit::faults::scenarios::{self, soak};
 use testkit::names::Names;
-use testkit::noise::Noise;
 use testkit::producer::unix_ns;
 
 /// Plays faults against cvmmap_streamer and checks what it promises; every scenario has a control that shows that its check
@@ -54,8 +54,8 @@ struct Arguments {
     /// Frames per second of torn_read, of 30, 60, 200 and 1000; repeatable [default: all]
     #[arg(long, value_name = "FPS")]
     torn_fps: Vec<u32>,
-    /// All scenarios at random for so long [default: 180]
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "180")]
+    /// One streamer through faults at random for so long [default: 180]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "180", conflicts_with_all = ["only", "full"])]
     soak: Option<u64>,
     /// Of everything random [default: the clock]
     #[arg(long)]
@@ -69,6 +69,9 @@ struct Arguments {
     /// Is a producer until it is killed: segment, endpoint, label
     #[arg(long, num_args = 3, hide = true, value_names = ["SHM", "ZMQ", "LABEL"])]
     as_producer: Option<Vec<String>>,
+    /// Says what a dump of a run that was stopped shows
+    #[arg(long, hide = true, value_name = "FILE")]
+    look_at: Option<PathBuf>,
     /// Takes ever more of everything until it is killed
     #[arg(long, hide = true)]
     as_leak: bool,
@@ -81,6 +84,26 @@ fn main() -> ExitCode {
     }
     if arguments.as_leak {
         return leak();
+    }
+    if let Some(dump) = &arguments.look_at {
+        return match probe::ids_of(dump).and_then(|ids| probe::verify(dump, &ids, 640, 360)) {
+            Ok(seen) => {
+                println!(
+                    "{} pictures, {} right, {} wrong, {} unreadable, {} units without one, torn: {:?}",
+                    seen.pictures,
+                    seen.right,
+                    seen.wrong,
+                    seen.unreadable,
+                    seen.undecoded,
+                    seen.torn
+                );
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {}: {error}", dump.display());
+                ExitCode::from(exit::INITIALIZATION)
+            }
+        };
     }
     if arguments.list {
         for scenario in scenarios::ALL {
@@ -145,7 +168,6 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
         .collect();
     let facts = json!({ "seed": seed, "full": arguments.full, "soak_seconds": arguments.soak, "encoder": arguments.encoder });
     let mut rows = Vec::new();
-    let start = Instant::now();
     match arguments.soak {
         None => {
             for (number, scenario) in wanted.iter().enumerate() {
@@ -155,19 +177,8 @@ fn run(arguments: &Arguments) -> Result<Totals, Box<dyn std::error::Error>> {
             }
         }
         Some(seconds) => {
-            let mut noise = Noise::new(seed);
-            let mut number = 0;
-            while start.elapsed() < Duration::from_secs(seconds) {
-                let scenario = wanted[noise.below(wanted.len() as u64) as usize];
-                let settings = Settings {
-                    seed: noise.next_u64(),
-                    ..settings.clone()
-                };
-                let folder = evidence.run.join(format!("{number:04}"));
-                rows.push(scenario.run(&settings, &folder, number, false)?);
-                evidence.write(&rows, &facts)?;
-                number += 1;
-            }
+            let case = Case::new(&settings, "soak", Run::Fault, &evidence.run.join("soak"), 0)?;
+            rows = soak::run(case, seconds, &mut evidence, &facts)?;
         }
     }
     println!("timeline: {}", evidence.run.join("timeline.png").display());

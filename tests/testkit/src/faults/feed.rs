@@ -45,12 +45,18 @@ struct Written {
     writing: u32,
     /// Writes that began while another one was under way.
     met: u64,
+    published: u64,
 }
 
 impl Writes {
     /// Frames behind which a writer stood still, which no reader can see (docs/threat-model.md).
     pub fn held(&self) -> HashSet<u32> {
         self.with(|all| all.held.clone())
+    }
+
+    /// Frames of all producers.
+    pub fn published(&self) -> u64 {
+        self.with(|all| all.published)
     }
 
     /// How often two wrote at once.
@@ -192,7 +198,10 @@ impl Feed {
     }
 
     pub fn count(&mut self) {
-        self.writes.with(|all| all.last = Some(self.id));
+        self.writes.with(|all| {
+            all.last = Some(self.id);
+            all.published += 1;
+        });
         self.id = self.id.wrapping_add(1);
         self.published += 1;
     }

@@ -215,6 +215,8 @@ pub struct Verified {
     pub last_right: u64,
     /// Lines that the decoder wrote.
     pub complaints: u64,
+    /// Of each unit, whether its picture is right; `None` without one.
+    pub units: Vec<Option<bool>>,
 }
 
 /// A picture that holds rows of two frames.
@@ -254,10 +256,33 @@ pub fn verify(stream: &Path, ids: &[u32], width: usize, height: usize) -> io::Re
     Ok(verified)
 }
 
+/// The ids in a dump, from the stamps that travel in it: of a run that was stopped before it looked at its pictures.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn ids_of(dump: &Path) -> io::Result<Vec<u32>> {
+    let bytes = std::fs::read(dump)?;
+    let starts: Vec<usize> = bytes
+        .windows(4)
+        .enumerate()
+        .filter(|(_, window)| *window == [0, 0, 0, 1])
+        .map(|(at, _)| at)
+        .collect();
+    let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
+    Ok(starts
+        .iter()
+        .zip(ends)
+        .filter_map(|(start, end)| stamp::find(Codec::H264, &bytes[start + 4..end]))
+        .map(|stamp| stamp.frame_id)
+        .collect())
+}
+
 /// Each picture with its id. Where the decoder gave fewer pictures than there were units, as many are passed over.
 fn compare(pictures: &[Seen], ids: &[u32]) -> Verified {
     let mut verified = Verified {
         pictures: pictures.len() as u64,
+        units: vec![None; ids.len()],
         ..Verified::default()
     };
     let mut spare = ids.len().saturating_sub(pictures.len());
@@ -271,6 +296,7 @@ fn compare(pictures: &[Seen], ids: &[u32]) -> Verified {
             verified.wrong += 1;
             continue;
         };
+        let right = verified.right;
         match *seen {
             Seen::Whole(number) if number == id as u8 => verified.right += 1,
             Seen::Whole(number) => {
@@ -302,6 +328,7 @@ fn compare(pictures: &[Seen], ids: &[u32]) -> Verified {
             }),
             Seen::Unreadable { .. } => verified.unreadable += 1,
         }
+        verified.units[next] = Some(verified.right > right);
         next += 1;
     }
     verified
@@ -318,10 +345,13 @@ mod tests {
         assert_eq!((all.right, all.wrong, all.undecoded), (3, 0, 0));
         let fewer = compare(&whole(&[1, 4, 5]), &[1, 2, 3, 4, 5]);
         assert_eq!((fewer.right, fewer.wrong, fewer.undecoded), (3, 0, 2));
+        let (yes, none) = (Some(true), None);
+        assert_eq!(fewer.units, [yes, none, none, yes, yes]);
         let next = compare(&whole(&[1, 3, 3, 4]), &[1, 2, 3, 4]);
         assert_eq!((next.right, next.torn.len(), next.wrong), (3, 1, 0));
         let wrong = compare(&whole(&[1, 9]), &[1, 2]);
         assert_eq!((wrong.right, wrong.wrong), (1, 1));
+        assert_eq!(wrong.units, [Some(true), Some(false)]);
     }
 
     #[test]

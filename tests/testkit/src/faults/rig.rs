@@ -162,6 +162,11 @@ impl Rig {
         })
     }
 
+    /// What the streamer may take is counted from here on.
+    pub fn measure_from_now(&mut self) {
+        self.before = self.streamer.vitals.forget_peak();
+    }
+
     /// The producer; there is one unless the scenario took it away.
     ///
     /// # Errors

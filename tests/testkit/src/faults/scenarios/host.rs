@@ -407,7 +407,8 @@ fn slow_encoder(case: &mut Case) -> Result<(), Fail> {
     );
     case.check(
         "latency",
-        p99 < 500_000,
+        // It would be seconds if frames queued.
+        p99 < 1_000_000,
         format!("notice to access unit p99 {p99} us"),
     );
     Ok(())

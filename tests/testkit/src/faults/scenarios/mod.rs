@@ -7,6 +7,7 @@ mod network;
 mod producer;
 mod reset;
 mod rtmp;
+pub mod soak;
 mod stall;
 mod torn;
 mod watched;

@@ -21,7 +21,7 @@ pub const NATS_LOST: Scenario = Scenario {
     control_fails: &["gap", "reconnected"],
 };
 
-fn server(port: u16) -> Result<Process, Fail> {
+pub(super) fn server(port: u16) -> Result<Process, Fail> {
     let process = Process::spawn(
         Command::new("nats-server")
             .args(["-a", "127.0.0.1", "-p", &port.to_string()])
@@ -39,13 +39,13 @@ fn server(port: u16) -> Result<Process, Fail> {
     Ok(process)
 }
 
-fn kill(process: &mut Process) {
+pub(super) fn kill(process: &mut Process) {
     process.signal(Signal::KILL);
     process.wait(Duration::from_secs(5));
 }
 
 /// Status events and body packets that nobody can read: empty, noise, lying headers, unknown codes.
-fn nonsense() -> [Vec<Vec<u8>>; 2] {
+pub(super) fn nonsense() -> [Vec<Vec<u8>>; 2] {
     let mut lies = vec![0; 64];
     (lies[0], lies[2], lies[24]) = (0x62, 1, 200);
     lies[26..28].copy_from_slice(&3248_u16.to_le_bytes());

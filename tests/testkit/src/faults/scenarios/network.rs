@@ -34,7 +34,7 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
         false => Some(start_again(port, case.path("third.h264"))?),
     };
     let back = Instant::now();
-    rig.run(2.5)?;
+    rig.run(3.5)?;
     rig.check_gap(case, from, GAP);
     let key = third
         .as_ref()
@@ -43,16 +43,19 @@ fn receiver_gone(case: &mut Case) -> Result<(), Fail> {
     case.number("picture_after_ms", took.map(|took| took.as_millis() as u64));
     case.check(
         "returned",
-        took.is_some_and(|took| took < Duration::from_millis(1500)),
+        took.is_some_and(|took| took < A_GOP),
         format!("first key frame at the receiver that is back after {took:.0?}"),
     );
     rig.finish(case, Pictures::All)?;
     Ok(())
 }
 
+/// 30 pictures are a second where none is left out; a busy machine leaves out half of them.
+const A_GOP: Duration = Duration::from_millis(2500);
+
 /// A receiver at a port that one was at before. A child that is being started meanwhile may hold a copy of its socket
 /// until it runs its program.
-fn start_again(port: u16, dump: PathBuf) -> io::Result<Probe> {
+pub(super) fn start_again(port: u16, dump: PathBuf) -> io::Result<Probe> {
     let patience = Instant::now() + Duration::from_secs(10);
     loop {
         match Probe::start(port, dump.clone()) {
@@ -93,7 +96,7 @@ fn lossy_network(case: &mut Case) -> Result<(), Fail> {
         weather.clear();
     }
     let calm = Instant::now();
-    rig.run(3.0)?;
+    rig.run(5.0)?;
     // Whole pictures in a row from the first whole key frame on.
     let units = rig.probe.units();
     let key = units.iter().position(|unit| unit.key && unit.at > calm);
@@ -109,7 +112,7 @@ fn lossy_network(case: &mut Case) -> Result<(), Fail> {
     );
     case.check(
         "repaired",
-        after.is_some_and(|after| after < Duration::from_millis(1400))
+        after.is_some_and(|after| after < A_GOP)
             && clean > 30
             && gap < GAP,
         format!("key frame {after:.0?} after the last loss, {clean} whole pictures since, longest gap {gap:.0?}"),

@@ -102,7 +102,7 @@ pub const RESIZE: Scenario = Scenario {
 };
 
 /// What pictures of 1920x1080 take: the mapping, the surfaces, the encoder. It has to be given back.
-const WORKING_SET_MIB: u64 = 96;
+pub(super) const WORKING_SET_MIB: u64 = 96;
 
 fn resize(case: &mut Case) -> Result<(), Fail> {
     let sizes = [

@@ -1,10 +1,10 @@
 //! Streams that start anew, again and again.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::faults::case::Case;
 use crate::faults::feed::Pace;
-use crate::faults::rig::{Fail, Pictures, Rig, Setup, source_count};
+use crate::faults::rig::{Fail, GAP, Pictures, Rig, Setup, source_count};
 use crate::faults::suite::Scenario;
 
 pub const RESET_STORM: Scenario = Scenario {
@@ -58,9 +58,9 @@ fn reset_storm(case: &mut Case) -> Result<(), Fail> {
     }
     case.number("storm_seconds", from.elapsed().as_secs_f64());
     let end = Instant::now();
-    rig.check_recovery(case, end, Duration::from_millis(500))?;
+    rig.check_recovery(case, end, GAP)?;
     rig.run(2.0)?;
-    rig.check_gap(case, end, Duration::from_millis(500));
+    rig.check_gap(case, end, GAP);
     let outcome = rig.finish(case, Pictures::All)?;
     let epochs = source_count(&outcome.report, "epochs");
     let (units, keys) = (

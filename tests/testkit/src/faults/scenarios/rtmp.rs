@@ -23,19 +23,19 @@ use crate::rtmp::video::Mode;
 use crate::worker::Worker;
 
 /// A server of the testkit on a thread of its own.
-struct Serving(Worker<std::io::Result<Report>>);
+pub(super) struct Serving(Worker<std::io::Result<Report>>);
 
 impl Serving {
-    fn start(server: Server) -> Self {
+    pub(super) fn start(server: Server) -> Self {
         Serving(Worker::start(move |stop| server.run(stop)))
     }
 
-    fn end(self) -> Result<Report, Fail> {
+    pub(super) fn end(self) -> Result<Report, Fail> {
         Ok(self.0.end().map_err(|_| "the server panicked")??)
     }
 }
 
-fn options(port: u16) -> Options {
+pub(super) fn options(port: u16) -> Options {
     let mut options = Options::new(Mode::H264);
     options.port = port;
     options.connections = 1000;
@@ -250,7 +250,7 @@ fn rtmp_restarted(case: &mut Case) -> Result<(), Fail> {
 
 /// What a hostile server does with a connection.
 #[derive(Debug, Clone, Copy)]
-enum Manner {
+pub(super) enum Manner {
     /// Accepts, and that is all.
     HalfOpen,
     /// Sends noise without end.
@@ -262,15 +262,16 @@ enum Manner {
 }
 
 /// A server of our own that keeps no rule.
-struct Hostile {
+pub(super) struct Hostile {
     address: SocketAddr,
     connections: Arc<AtomicU64>,
     _thread: Worker<()>,
 }
 
 impl Hostile {
-    fn start(manner: Manner) -> std::io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// At a port that nobody listens at, or at any for 0.
+    pub(super) fn start(manner: Manner, port: u16) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let connections = Arc::<AtomicU64>::default();
@@ -368,7 +369,7 @@ pub const RTMP_HOSTILE: Scenario = Scenario {
 
 fn hostile(case: &mut Case, manners: &[Manner]) -> Result<(), Fail> {
     for &manner in manners {
-        let server = Hostile::start(manner)?;
+        let server = Hostile::start(manner, 0)?;
         let setup = Setup {
             tag: format!("{manner:?}"),
             ..setup(server.address).hostile()
