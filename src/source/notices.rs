@@ -174,10 +174,9 @@ impl FrameInterval {
         // Whether the frame itself was taken late shows only if one of the last was in time.
         match self.captures.least_of_uneven() {
             Some(least) => {
+                let left = (least * Self::LATEST_TENTHS_UNEVEN / 10).saturating_sub(self.older());
                 // Two frames at once are no reason to let a second of prompt reads go.
-                let share = least.max(shortest / 4) * Self::LATEST_TENTHS_UNEVEN / 10;
-                let uneven = (arrival + share).checked_sub(self.older());
-                Some(end.min(uneven.unwrap_or(end)))
+                Some(end.min(arrival + left.max(shortest / 8)))
             }
             None => Some(end),
         }
