@@ -334,10 +334,11 @@ enum Decoded {
     Damaged,
 }
 
-/// Threads for one decoder that has the machine to itself.
+/// Threads for one decoder beside one encoder: half of the machine, for coding takes more than
+/// decoding, and each of them holds pictures.
 pub(super) fn threads() -> usize {
     available_parallelism()
-        .map_or(1, |n| n.get())
+        .map_or(1, |n| n.get().div_ceil(2))
         .min(MOST_DECODE_THREADS)
 }
 

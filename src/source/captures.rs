@@ -81,10 +81,10 @@ impl Captures {
         }
     }
 
-    /// The shortest distance of two frames lately, where distances are not alike: after a late frame the next may
+    /// The shortest distance of two frames in the last second, where distances are not alike: after a late frame the next may
     /// come as soon as that, and which frame was late cannot always be told.
     pub fn least_of_uneven(&self) -> Option<Duration> {
-        let (least, _) = self.over_one.range(Lately::PIECES)?;
+        let (least, _) = self.over_one.range(Lately::SECOND)?;
         (!self.even()).then_some(duration(least))
     }
 

@@ -169,13 +169,14 @@ impl FrameInterval {
     /// nothing is known.
     pub fn latest_end(&self) -> Option<Instant> {
         let arrival = self.last?.arrival;
-        let end = self.due()?.min(arrival) + self.shortest()? * Self::LATEST_TENTHS / 10;
+        let shortest = self.shortest()?;
+        let end = self.due()?.min(arrival) + shortest * Self::LATEST_TENTHS / 10;
         // Whether the frame itself was taken late shows only if one of the last was in time.
         match self.captures.least_of_uneven() {
             Some(least) => {
-                let share = least * Self::LATEST_TENTHS_UNEVEN / 10;
-                let uneven = (arrival + share).checked_sub(self.older());
-                Some(end.min(uneven.unwrap_or(end)))
+                let left = (least * Self::LATEST_TENTHS_UNEVEN / 10).saturating_sub(self.older());
+                // Two frames at once are no reason to let a second of prompt reads go.
+                Some(end.min(arrival + left.max(shortest / 8)))
             }
             None => Some(end),
         }
@@ -510,6 +511,24 @@ mod tests {
         assert_eq!(seen[9], (10, 0, 7));
         // Nobody before it was in time by more than this one is, but 4 ms lie between some.
         assert_eq!(seen[21].2, 2);
+    }
+
+    #[test]
+    fn two_frames_at_once_leave_prompt_reads_their_time() {
+        // ms that are left where the writer is late by as much as this, again and again.
+        let left = |late: &[u64]| -> Vec<u64> {
+            let frames = (0..300_u32).map(|id| {
+                let late = late[id as usize % late.len()];
+                (id, u64::from(id) * 10 + late, 3)
+            });
+            let seen = on_our_clock(frames);
+            seen.into_iter().skip(20).map(|(.., left)| left).collect()
+        };
+        assert!(left(&[0, 2, 1, 3, 0, 1]).into_iter().all(|left| left >= 2));
+        let of_uneven = left(&[0, 6, 2, 5, 1, 4, 6, 0, 3, 2]);
+        // Those that were late themselves have nothing left.
+        let none = of_uneven.iter().filter(|left| **left == 0).count();
+        assert!(none < of_uneven.len() / 3, "{none} of {}", of_uneven.len());
     }
 
     #[test]
