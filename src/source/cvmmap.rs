@@ -63,7 +63,7 @@ impl CvMmapConfig {
 ///
 /// **Strangers.** What has the segment's name and is none is as good as none; so is, once a frame
 /// has been taken, one that may not be read. Frames that are written and not announced show a dead
-/// subscription, which is made anew ([`Hearing`]).
+/// subscription, which is made anew (`source/hearing.rs`).
 ///
 /// **Epochs** begin where an id or time goes back, at a successor segment and at a reset that was
 /// hinted at, whichever is seen first, and once for all that belong together.

@@ -174,9 +174,15 @@ impl FrameInterval {
         // Whether the frame itself was taken late shows only if one of the last was in time.
         match self.captures.least_of_uneven() {
             Some(least) => {
-                let left = (least * Self::LATEST_TENTHS_UNEVEN / 10).saturating_sub(self.older());
-                // Two frames at once are no reason to let a second of prompt reads go.
-                Some(end.min(arrival + left.max(shortest / 8)))
+                let older = self.older();
+                let left = (least * Self::LATEST_TENTHS_UNEVEN / 10).saturating_sub(older);
+                // Two frames at once are no reason to let a second of prompt reads go, unless the notice is late.
+                let prompt = if older < shortest / 4 {
+                    shortest / 8
+                } else {
+                    Duration::ZERO
+                };
+                Some(end.min(arrival + left.max(prompt)))
             }
             None => Some(end),
         }
