@@ -452,3 +452,61 @@ fn who_else_may_write_is_said_once() {
         assert_eq!(said.matches(words).count(), 1, "{words:?} in\n{said}");
     }
 }
+
+/// Who writes the segment says how large its pictures are. A size that no encoder takes costs its own frames.
+#[test]
+fn a_picture_size_that_no_encoder_takes_is_left_out_and_another_brings_the_stream_back() {
+    let place = Place::new("sizes");
+    let mut producer = Producer::start(&place);
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let run = Command::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
+        .args(["--shm-name", &place.shm_name, "--zmq-endpoint"])
+        .arg(place.endpoint())
+        .args(
+            "--no-nats --no-status --codec h264 --encoder software --ingest-idle-timeout-ms 60000"
+                .split(' '),
+        )
+        .args("--rtp --rtp-endpoint 127.0.0.1:9 --ingest-max-frames 60 --report-json".split(' '))
+        .arg(&report)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    producer.wait_for_subscriber();
+    let ended = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            for id in 0..3000 {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                // openh264 takes 3840 columns at most.
+                (producer.width, producer.height) = match id {
+                    30..40 => (16_000, 2),
+                    _ => (64, 48),
+                };
+                producer.publish(id, time_of(id));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let output = run.wait_with_output().unwrap();
+        ended.store(true, Ordering::Relaxed);
+        publishing.join().unwrap();
+        output
+    });
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    assert_eq!(report["frames"], 60, "{report}");
+    assert_eq!(report["encode"]["encoders_opened"], 2, "{said}");
+    assert!(
+        report["source"]["no_surface"].as_u64() >= Some(1),
+        "{report}"
+    );
+    let line = "16000x2 pictures are left out until they have another size: openh264: ";
+    assert!(said.contains(line), "{said}");
+}

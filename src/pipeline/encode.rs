@@ -301,8 +301,26 @@ impl Line<'_> {
         exchange.set_starting(true);
         self.coded_since_open = 0;
         let mut offer = |surfaces: &SurfacePool| exchange.offer(shape, surfaces.clone());
-        let encoder = Encoder::open_announcing(settings.choice, config, &self.broken, &mut offer)?;
+        let opened = Encoder::open_announcing(settings.choice, config, &self.broken, &mut offer);
         let stats = self.stage.stats;
+        let encoder = match opened {
+            Err(EncodeError::Open { encoder, reason })
+                if settings.choice != EncoderChoice::Nvenc
+                    && stats.opened.load(Ordering::Relaxed) > 0 =>
+            {
+                // Whoever writes the segment says how large pictures are: that must not end a stream which
+                // another size brings back. Ingest counts these as without a surface.
+                log::warn!(
+                    "{}x{} pictures are left out until they have another size: {encoder}: {reason}",
+                    shape.width,
+                    shape.height
+                );
+                exchange.set_starting(false);
+                exchange.offer(shape, SurfacePool::new(Vec::new()));
+                return Ok(());
+            }
+            other => other?,
+        };
         stats.opened.fetch_add(1, Ordering::Relaxed);
         exchange.offer(shape, encoder.surfaces());
         self.rate = RateEstimate::default();
