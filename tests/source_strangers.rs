@@ -489,7 +489,6 @@ fn a_picture_size_that_no_encoder_takes_is_left_out_and_another_brings_the_strea
                     _ => (64, 48),
                 };
                 producer.publish(id, time_of(id));
-                std::thread::sleep(Duration::from_millis(20));
             }
         });
         let output = run.wait_with_output().unwrap();

@@ -20,8 +20,9 @@ use cvmmap_streamer::source::{
 /// Long enough for any machine; nothing waits for it to pass.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// What lies between two frames at least. A camera without it leaves no time to read a frame.
-const PAUSE: Duration = Duration::from_millis(20);
+/// What lies between two frames at least. With frames as fast as a quiet machine makes them, 50 us apart, every
+/// read would be late.
+const PACE: Duration = Duration::from_millis(20);
 
 /// A name that no other test or process uses.
 pub fn unique(tag: &str) -> String {
@@ -160,8 +161,7 @@ impl Producer {
     }
 
     pub fn publish(&self, id: u32, ts: u64) {
-        // A camera's pace. With frames as fast as a quiet machine makes them, 50 us apart, every read would be late.
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(PACE);
         self.write(id, ts);
         self.announce(id, ts);
     }
@@ -172,9 +172,8 @@ impl Producer {
         self.collect(source, surfaces, id, time_of(id))
     }
 
-    /// Gets a frame that has been published, and gives the camera its pause. On a busy machine the
-    /// frame may be refused as late, once the source knows the frame interval: it is announced
-    /// again then, which helps only where the interval leaves time for a read.
+    /// Gets a frame that has been published. On a busy machine it may be refused as late, once
+    /// the source knows the frame interval: it is announced again then.
     pub fn collect(
         &self,
         source: &mut CvMmapSource,
@@ -186,10 +185,7 @@ impl Producer {
         while Instant::now() < end {
             let soon = Instant::now() + Duration::from_millis(500);
             match source.next(soon, surfaces).unwrap() {
-                SourceEvent::Frame(snapshot) => {
-                    std::thread::sleep(PAUSE);
-                    return snapshot;
-                }
+                SourceEvent::Frame(snapshot) => return snapshot,
                 SourceEvent::Idle => self.announce(id, ts),
                 event => panic!("{event:?} in place of frame {id}"),
             }
