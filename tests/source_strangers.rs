@@ -483,7 +483,7 @@ fn a_picture_size_that_no_encoder_takes_is_left_out_and_another_brings_the_strea
                 if ended.load(Ordering::Relaxed) {
                     break;
                 }
-                // openh264 takes 3840 columns at most.
+                // No encoder takes two rows.
                 (producer.width, producer.height) = match id {
                     30..40 => (16_000, 2),
                     _ => (64, 48),
