@@ -6,7 +6,7 @@ converts it with both programs (decode, crop to the left eye, libx265 with the s
 settings), and prints frames per second and peak memory. Needs ffmpeg with libx265; nothing beyond
 the standard library. All files are made in a temporary folder.
 
-    scripts/bench_svo.py [--program target/release/zed_svo_to_mp4] [--frames 300] [--size 1920x1080]
+    scripts/bench_svo.py [--program target/release/zed_svo_to_mp4] [--frames 300] [--size 1920x1080] [--rounds 3]
     scripts/bench_svo.py --memory-frames 10000      # peak memory of a long recording, ours alone
 """
 
@@ -15,6 +15,7 @@ import base64
 import json
 import os
 import re
+import statistics
 import struct
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def main():
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--size", default="1920x1080", help="of one eye")
     parser.add_argument("--presets", default="balanced,fastest")
+    parser.add_argument("--rounds", type=int, default=3, help="of all lanes in turn; medians of the ratios are printed")
     parser.add_argument("--memory-frames", type=int, default=0)
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
@@ -139,13 +141,27 @@ def main():
         seconds, cpu, _ = run([*decode, "-f", "null", "-"])
         print(f"{wanted} frames of {2 * width}x{height}; ffmpeg decodes alone at "
               f"{wanted / seconds:.1f} frames/s, {1000 * cpu / wanted:.1f} CPU-ms each")
+        settings = (f"crf=23:keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:b-pyramid=0:"
+                    "open-gop=0:log-level=none")
         for preset in args.presets.split(","):
-            report(f"{preset}: zed_svo_to_mp4", wanted, run([*ours, "--preset", preset]))
-            settings = (f"crf=23:keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:b-pyramid=0:"
-                        "open-gop=0:log-level=none")
-            report(f"{preset}: ffmpeg", wanted, run(
-                [*decode, "-vf", "crop=iw/2:ih:0:0", "-c:v", "libx265", "-preset", theirs[preset],
-                 "-x265-params", settings, str(folder / "ffmpeg.mp4")]))
+            def ffmpeg(more=""):
+                return [*decode, "-vf", "crop=iw/2:ih:0:0", "-c:v", "libx265", "-preset", theirs[preset],
+                        "-x265-params", settings + more, str(folder / "ffmpeg.mp4")]
+            # By itself, and with what ours tells x265 beyond the preset (src/encode/x265/mod.rs).
+            lanes = {"zed_svo_to_mp4": [*ours, "--preset", preset], "ffmpeg": ffmpeg()}
+            if preset == "balanced":
+                lanes["ffmpeg as ours"] = ffmpeg(":frame-threads=2:rc-lookahead=15")
+            speeds = {name: [] for name in lanes}
+            for _ in range(args.rounds):
+                for name, command in lanes.items():
+                    measured = run(command)
+                    speeds[name].append(wanted / measured[0])
+                    report(f"{preset}: {name}", wanted, measured)
+            mine = speeds.pop("zed_svo_to_mp4")
+            for name, others in speeds.items():
+                ratios = sorted(a / b for a, b in zip(mine, others))
+                print(f"{preset}: ours is {statistics.median(ratios):.2f} of {name} "
+                      f"({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
 
 
 def report(name, frames, measured):
