@@ -188,7 +188,7 @@ fn nvenc_slower_than_the_source_drops_the_oldest_frames_and_counts_each() {
             .command(program, "stats.json", &slow)
             .args(scene.names())
             .args(
-                "--input-mode dummy --dummy-frames 90 --dummy-width 320 --dummy-height 180"
+                "--input-mode dummy --dummy-frames 180 --dummy-width 320 --dummy-height 180"
                     .split(' '),
             )
             .args("--no-nats --codec h264 --encoder nvenc --rtp --rtp-endpoint".split(' '))

@@ -95,6 +95,8 @@ pub struct CvMmapSource {
     finished: Option<Instant>,
     /// Frames in a row that were refused as late.
     late: u32,
+    /// Arrival of the first of them since the times before were forgotten last.
+    late_since: Option<Instant>,
     hearing: Hearing,
     next_comparison: Instant,
     writers: Writers,
@@ -146,6 +148,7 @@ impl CvMmapSource {
             mismatches: 0,
             finished: None,
             late: 0,
+            late_since: None,
             hearing: Hearing::default(),
             next_comparison: now,
             writers: Writers::default(),
@@ -279,10 +282,13 @@ impl CvMmapSource {
         };
         // The next frame keeps its own time, however late this one is.
         let latest_end = self.interval.latest_end();
-        let refused = match self
+        let read = self
             .reader
-            .read(region, &notice, latest_end, surfaces, &self.counters)
-        {
+            .read(region, &notice, latest_end, surfaces, &self.counters);
+        if self.reader.resized() {
+            self.interval.forget();
+        }
+        let refused = match read {
             Ok(coherent) => return Ok(Some(self.accept(&notice, coherent))),
             Err(refused) => refused,
         };
@@ -294,6 +300,15 @@ impl CvMmapSource {
         let how_often = count(refused.counter(&self.counters));
         self.report(&refused, how_often);
         match refused {
+            Refused::TooLate => {
+                let since = *self.late_since.get_or_insert(notice.arrival);
+                if self.late >= MANY_LATE
+                    && notice.arrival.saturating_duration_since(since) >= LATE_FOR
+                {
+                    self.interval.forget();
+                    self.late_since = None;
+                }
+            }
             Refused::Shrunk => self.close_region(),
             Refused::OtherFrame { .. } => {
                 self.mismatches += 1;
@@ -325,7 +340,7 @@ impl CvMmapSource {
         self.mismatches = 0;
         self.last_frame = Some(end);
         self.present = Some(true);
-        self.late = 0;
+        (self.late, self.late_since) = (0, None);
 
         let mut trace = FrameTrace::default();
         trace.stamp(Stage::Notice, notice.arrival);
@@ -611,6 +626,8 @@ fn worth_a_line(n: u64) -> bool {
 /// More notices than the socket keeps.
 const MOST_AT_ONCE: usize = 2000;
 const MANY_LATE: u32 = 30;
+/// Many late frames and nothing else for so long: what was remembered of better times keeps the stream away.
+const LATE_FOR: Duration = Duration::from_secs(1);
 /// Notices in a row that the segment may disagree with.
 const MISMATCHES: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_secs(1);

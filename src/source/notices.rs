@@ -251,6 +251,12 @@ impl FrameInterval {
     /// The next notice is of another sequence; the distance stays.
     pub fn break_off(&mut self) {
         self.last = None;
+        self.forget();
+    }
+
+    /// What was remembered of rhythm, capture times and ages is not true any more: larger pictures take longer to
+    /// write, so that all would be late beside the best of the small ones.
+    pub fn forget(&mut self) {
         self.rhythm.clear();
         self.captures.break_off();
         self.ages = Lately::default();
@@ -550,6 +556,29 @@ mod tests {
             _ => (id, u64::from(id) * 10, 3),
         });
         assert_eq!(on_our_clock(frames).last(), Some(&(8, 0, 6)));
+    }
+
+    #[test]
+    fn what_larger_pictures_take_longer_is_no_lateness_once_the_smaller_ones_are_forgotten() {
+        let start = Instant::now();
+        let mut interval = FrameInterval::default();
+        let see = |interval: &mut FrameInterval, id: u32, age_ms: u64| {
+            let taken = u64::from(id) * 16;
+            interval.observe(FrameNotice {
+                timestamp_ns: 1_700_000_000_000_000_000 + taken * 1_000_000,
+                age_ns: Some(age_ms as i64 * 1_000_000),
+                ..notice(id, start + Duration::from_millis(taken + age_ms))
+            });
+            let arrival = interval.last.expect("just seen").arrival;
+            interval
+                .latest_end()
+                .map(|end| end.saturating_duration_since(arrival))
+        };
+        (0..40).for_each(|id| _ = see(&mut interval, id, 1));
+        assert!(see(&mut interval, 40, 13) < Some(Duration::from_millis(1)));
+        interval.forget();
+        assert!(see(&mut interval, 41, 13) > Some(Duration::from_millis(9)));
+        assert!(see(&mut interval, 42, 13) > Some(Duration::from_millis(7)));
     }
 
     #[test]

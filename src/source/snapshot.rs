@@ -19,12 +19,15 @@ use super::contract::{Metadata, Refusal, same_frame};
 use super::notices::FrameNotice;
 use super::region::{Region, read_line};
 use super::{SourceCounters, SurfaceSource};
-use crate::frame::{FillError, FrameInfo, FrameView, SurfaceLease};
+use crate::frame::{FillError, FrameInfo, FrameView, PixelFormat, SurfaceLease};
 
 /// Reads frames; keeps room for the sentinels.
 #[derive(Debug, Default)]
 pub struct SnapshotReader {
     sentinels: Sentinels,
+    /// Of the pictures that were announced last.
+    size: Option<(u32, u32, PixelFormat)>,
+    resized: bool,
 }
 
 /// A frame that was found coherent.
@@ -77,6 +80,7 @@ impl SnapshotReader {
         surfaces: &mut dyn SurfaceSource,
         counters: &SourceCounters,
     ) -> Result<Coherent, Refused> {
+        self.resized = false;
         let before = region.metadata().ok_or(Refused::NotReady)?;
         let metadata = Metadata::parse(&before, region.len())?;
         // A frame that was not announced is not taken, even a newer one: its own notice is on its
@@ -89,6 +93,8 @@ impl SnapshotReader {
             });
         }
         let info = metadata.frame_info().map_err(Refusal::from)?;
+        let size = (info.left.width, info.left.height, info.format);
+        self.resized = self.size.replace(size).is_some_and(|before| before != size);
         let mut surface = surfaces.surface_for(&info).ok_or(Refused::NoSurface)?;
         let view = region.view(info).ok_or(Refused::NotReady)?;
 
@@ -138,6 +144,11 @@ impl SnapshotReader {
             start,
             end,
         })
+    }
+
+    /// Whether the last picture that was looked at, taken or not, has another size or format than the one before.
+    pub fn resized(&self) -> bool {
+        self.resized
     }
 }
 
