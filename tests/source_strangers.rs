@@ -42,6 +42,19 @@ fn publish_until_taken(
     panic!("no frame from {first} on: {:?}", counters(source));
 }
 
+/// The program, with its log in a pipe.
+fn streamer(place: &Place, endpoint: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cvmmap_streamer"));
+    command
+        .args(["--shm-name", &place.shm_name, "--zmq-endpoint", endpoint])
+        .args("--no-nats --no-status --ingest-idle-timeout-ms 60000".split(' '))
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
 /// Whatever stands under a segment's name; gone when this is dropped.
 struct Taken(PathBuf);
 
@@ -408,14 +421,8 @@ fn who_else_may_write_is_said_once() {
     chmod(folder, 0o777);
     let link = folder.join("link");
     std::os::unix::fs::symlink(&socket, &link).unwrap();
-    let run = Command::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
-        .args(["--shm-name", &place.shm_name, "--zmq-endpoint"])
-        .arg(format!("ipc://{}", link.display()))
-        .args("--run-mode ingest --no-nats --no-status --ingest-max-frames 3 --ingest-idle-timeout-ms 60000".split(' '))
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+    let run = streamer(&place, &format!("ipc://{}", link.display()))
+        .args("--run-mode ingest --ingest-max-frames 3".split(' '))
         .spawn()
         .unwrap();
     // Its successor is looked at too.
@@ -460,19 +467,10 @@ fn a_picture_size_that_no_encoder_takes_is_left_out_and_another_brings_the_strea
     let mut producer = Producer::start(&place);
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
-    let run = Command::new(env!("CARGO_BIN_EXE_cvmmap_streamer"))
-        .args(["--shm-name", &place.shm_name, "--zmq-endpoint"])
-        .arg(place.endpoint())
-        .args(
-            "--no-nats --no-status --codec h264 --encoder software --ingest-idle-timeout-ms 60000"
-                .split(' '),
-        )
-        .args("--rtp --rtp-endpoint 127.0.0.1:9 --ingest-max-frames 60 --report-json".split(' '))
+    let run = streamer(&place, &place.endpoint())
+        .args("--codec h264 --encoder software --ingest-max-frames 60".split(' '))
+        .args("--rtp --rtp-endpoint 127.0.0.1:9 --report-json".split(' '))
         .arg(&report)
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     producer.wait_for_subscriber();
